@@ -1,0 +1,57 @@
+//! Every limit of the cache, in one place (I8).
+
+use std::time::Duration;
+
+/// The limits of a [`RegistryCache`](crate::RegistryCache). Stores and servers have their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest manifest, in bytes. Readers refuse more: containers/image stops at 4 MiB.
+    pub manifest_bytes_max: usize,
+    /// Bytes at the end of a blob that no client gets before its digest matches (I2).
+    pub held_back_bytes: u64,
+    /// Bytes that a reader of a fill gets at a time.
+    pub chunk_bytes: usize,
+    /// How far past what a fill holds a range may begin and still be waited for; further ahead,
+    /// the client gets a request of its own upstream.
+    pub range_ahead_bytes_max: u64,
+    /// Fills at a time; further ones wait for their turn.
+    pub fills_max: usize,
+    /// Requests at a time that go upstream without being stored: ranges far ahead of a fill, and
+    /// everything while the store is failing.
+    pub bypasses_max: usize,
+    /// How long a fill, a bypass or a lookup waits for its turn or for the upstream's headers.
+    pub upstream_wait_max: Duration,
+    /// How long a fill waits for the next bytes of its body.
+    pub body_idle_max: Duration,
+    /// How often a client's request is begun anew because the fill it followed was another's and
+    /// failed.
+    pub follow_attempts_max: u32,
+    /// How long an upstream's "not found" is remembered.
+    pub negative_ttl: Duration,
+    /// The same, for signatures, attestations and other content that follows its image in moments.
+    pub negative_attached_ttl: Duration,
+    /// How many of them are remembered.
+    pub negative_entries_max: usize,
+    /// Tags or repositories in one page of a listing.
+    pub page_entries_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            manifest_bytes_max: 4 << 20,
+            held_back_bytes: 16 << 10,
+            chunk_bytes: 64 << 10,
+            range_ahead_bytes_max: 4 << 20,
+            fills_max: 64,
+            bypasses_max: 256,
+            upstream_wait_max: Duration::from_secs(25),
+            body_idle_max: Duration::from_secs(60),
+            follow_attempts_max: 3,
+            negative_ttl: Duration::from_secs(5),
+            negative_attached_ttl: Duration::from_secs(1),
+            negative_entries_max: 16_384,
+            page_entries_max: 1_000,
+        }
+    }
+}

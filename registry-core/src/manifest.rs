@@ -1,0 +1,378 @@
+//! Manifests: small, hot, and kept byte for byte (I9).
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::{Algorithm, Descriptor, Digest, DigestMismatch, Hasher, Link, LinkTarget, MediaType};
+
+/// An image manifest, an index, or any other JSON document that a registry keeps under
+/// `manifests/`: its exact bytes, their digest, and the media type to serve them with.
+///
+/// A value of this type has been verified: its digest was computed from its bytes (I1). Cloning
+/// shares the bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Manifest {
+    descriptor: Descriptor,
+    bytes: Bytes,
+}
+
+impl Manifest {
+    /// Takes bytes that should have the digest `expected`.
+    ///
+    /// The media type is a function of the bytes where they tell it (`mediaType`, or else the
+    /// fields), and `content_type` only where they do not: so no upstream can give the type of
+    /// content that another serves too (CVE-2021-41190).
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError::Mismatch`] for other bytes, and what [`Self::of_bytes`] gives.
+    pub fn verify(
+        content_type: Option<&MediaType>,
+        bytes: Bytes,
+        expected: Digest,
+    ) -> Result<Self, ManifestError> {
+        let mut hasher = Hasher::new(expected.algorithm());
+        hasher.update(&bytes);
+        let mismatch = hasher.verify(expected).err();
+        match (Self::typed(content_type, bytes, expected), mismatch) {
+            // A signed schema 1 manifest has the digest of its payload, which is not ours to cut
+            // out: say what it is rather than that it is wrong.
+            (Err(ManifestError::Schema1), _) => Err(ManifestError::Schema1),
+            (_, Some(mismatch)) => Err(mismatch.into()),
+            (manifest, None) => manifest,
+        }
+    }
+
+    /// Takes bytes whose digest nobody has told, and names them by their SHA-256.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError::Malformed`], [`ManifestError::Ambiguous`], [`ManifestError::Schema1`].
+    pub fn of_bytes(content_type: Option<&MediaType>, bytes: Bytes) -> Result<Self, ManifestError> {
+        let digest = Hasher::digest_of(Algorithm::Sha256, &bytes);
+        Self::typed(content_type, bytes, digest)
+    }
+
+    fn typed(
+        content_type: Option<&MediaType>,
+        bytes: Bytes,
+        digest: Digest,
+    ) -> Result<Self, ManifestError> {
+        let document = Document::parse(&bytes)?;
+        let media_type = document.media_type(content_type)?;
+        let size = bytes.len() as u64;
+        Ok(Self {
+            descriptor: Descriptor {
+                media_type,
+                digest,
+                size,
+            },
+            bytes,
+        })
+    }
+
+    /// Media type, digest and size.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// The digest of [`Self::bytes`].
+    pub fn digest(&self) -> Digest {
+        self.descriptor.digest
+    }
+
+    /// The media type to serve it with.
+    pub fn media_type(&self) -> &MediaType {
+        &self.descriptor.media_type
+    }
+
+    /// The bytes, as the upstream sent them.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// What this manifest names: by I5, whoever may read it in a repository may read these there.
+    pub fn links(&self) -> Vec<Link> {
+        match Document::parse(&self.bytes) {
+            Ok(document) => document.links(),
+            // Parsed when it was made.
+            Err(_) => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Manifest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.descriptor, f)
+    }
+}
+
+/// Why bytes are no manifest that can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// The bytes are not the ones asked for.
+    #[error("the manifest does not match its digest: {0}")]
+    Mismatch(#[from] DigestMismatch),
+    /// Not a JSON object with the fields of a manifest.
+    #[error("the manifest is not JSON of the form the image specification gives")]
+    Malformed,
+    /// Both an index and an image (CVE-2021-41190): clients disagree on what it means.
+    #[error("the manifest has both `manifests` and `layers`, so clients disagree on what it is")]
+    Ambiguous,
+    /// Docker's schema 1, whose digest is not that of its bytes.
+    #[error(
+        "Docker schema 1 manifests are not supported: push the image again with a current tool"
+    )]
+    Schema1,
+}
+
+/// The fields that tell what a manifest is and what it names.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    #[serde(default)]
+    schema_version: Option<u64>,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    config: Option<Named>,
+    #[serde(default)]
+    layers: Option<Vec<Named>>,
+    #[serde(default)]
+    blobs: Option<Vec<Named>>,
+    #[serde(default)]
+    manifests: Option<Vec<Named>>,
+}
+
+/// A descriptor within a manifest. Lenient: one we cannot use links nothing, and must not make
+/// the rest of the image unusable.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named {
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    digest: Option<String>,
+    #[serde(default)]
+    size: Option<i64>,
+}
+
+impl Document {
+    fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        serde_json::from_slice(bytes).map_err(|_| ManifestError::Malformed)
+    }
+
+    fn media_type(&self, content_type: Option<&MediaType>) -> Result<MediaType, ManifestError> {
+        if self.manifests.is_some() && self.layers.is_some() {
+            return Err(ManifestError::Ambiguous);
+        }
+        if self.schema_version == Some(1) {
+            return Err(ManifestError::Schema1);
+        }
+        if let Some(told) = self
+            .media_type
+            .as_deref()
+            .and_then(|text| MediaType::parse(text).ok())
+        {
+            return Ok(told);
+        }
+        let of_index = |kind: &MediaType| {
+            matches!(kind.as_str(), MediaType::OCI_INDEX | MediaType::DOCKER_LIST)
+        };
+        if self.manifests.is_some() {
+            let told = content_type.filter(|kind| of_index(kind)).cloned();
+            return Ok(told.unwrap_or_else(|| MediaType::known(MediaType::OCI_INDEX)));
+        }
+        match content_type {
+            Some(kind) if kind.is_manifest() && !of_index(kind) => Ok(kind.clone()),
+            _ if self.layers.is_some() || self.config.is_some() => {
+                Ok(MediaType::known(MediaType::OCI_MANIFEST))
+            }
+            Some(kind) => Ok(kind.clone()),
+            None => Err(ManifestError::Malformed),
+        }
+    }
+
+    fn links(&self) -> Vec<Link> {
+        let blobs = self
+            .config
+            .iter()
+            .chain(self.layers.iter().flatten())
+            .chain(self.blobs.iter().flatten());
+        let blobs = blobs.filter_map(|named| named.link(LinkTarget::Blob));
+        let manifests = self.manifests.iter().flatten().flat_map(|named| {
+            // BuildKit's cache exports list layers in an index: what is not known to be a
+            // manifest may be asked for either way.
+            let is_manifest = named
+                .media_type
+                .as_deref()
+                .and_then(|text| MediaType::parse(text).ok())
+                .is_some_and(|kind| kind.is_manifest());
+            let as_blob = (!is_manifest)
+                .then(|| named.link(LinkTarget::Blob))
+                .flatten();
+            named.link(LinkTarget::Manifest).into_iter().chain(as_blob)
+        });
+        blobs.chain(manifests).collect()
+    }
+}
+
+impl Named {
+    fn link(&self, target: fn(Digest) -> LinkTarget) -> Option<Link> {
+        let digest = Digest::parse(self.digest.as_deref()?).ok()?;
+        let size = self.size.and_then(|size| u64::try_from(size).ok());
+        Some(Link {
+            target: target(digest),
+            size,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(fill: char) -> String {
+        format!("sha256:{}", fill.to_string().repeat(64))
+    }
+
+    fn manifest(content_type: Option<&str>, json: &str) -> Result<Manifest, ManifestError> {
+        let content_type = content_type.map(|text| MediaType::parse(text).unwrap());
+        Manifest::of_bytes(
+            content_type.as_ref(),
+            Bytes::copy_from_slice(json.as_bytes()),
+        )
+    }
+
+    #[test]
+    fn the_type_is_a_function_of_the_bytes_where_they_tell_it() {
+        let told = format!(
+            r#"{{"mediaType":"{}","layers":[]}}"#,
+            MediaType::DOCKER_MANIFEST
+        );
+        for (content_type, json, media_type) in [
+            (
+                Some(MediaType::OCI_INDEX),
+                told.as_str(),
+                MediaType::DOCKER_MANIFEST,
+            ),
+            (None, told.as_str(), MediaType::DOCKER_MANIFEST),
+            (
+                Some("text/plain"),
+                r#"{"layers":[]}"#,
+                MediaType::OCI_MANIFEST,
+            ),
+            (
+                Some(MediaType::OCI_INDEX),
+                r#"{"layers":[]}"#,
+                MediaType::OCI_MANIFEST,
+            ),
+            (
+                Some(MediaType::DOCKER_MANIFEST),
+                r#"{"layers":[]}"#,
+                MediaType::DOCKER_MANIFEST,
+            ),
+            (
+                Some(MediaType::OCI_MANIFEST),
+                r#"{"manifests":[]}"#,
+                MediaType::OCI_INDEX,
+            ),
+            (
+                Some(MediaType::DOCKER_LIST),
+                r#"{"manifests":[]}"#,
+                MediaType::DOCKER_LIST,
+            ),
+            (Some("application/x"), r#"{"a":1}"#, "application/x"),
+        ] {
+            let parsed = manifest(content_type, json).unwrap();
+            assert_eq!(
+                parsed.media_type().as_str(),
+                media_type,
+                "{content_type:?} {json}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_refused() {
+        for (json, error) in [
+            ("", ManifestError::Malformed),
+            ("[]", ManifestError::Malformed),
+            ("<html>", ManifestError::Malformed),
+            ("{}", ManifestError::Malformed),
+            (r#"{"manifests":[],"layers":[]}"#, ManifestError::Ambiguous),
+            (
+                r#"{"schemaVersion":1,"fsLayers":[]}"#,
+                ManifestError::Schema1,
+            ),
+        ] {
+            assert_eq!(manifest(None, json), Err(error), "{json}");
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_a_mismatch() {
+        let bytes = Bytes::from_static(br#"{"layers":[]}"#);
+        let right = Hasher::digest_of(Algorithm::Sha512, &bytes);
+        assert_eq!(
+            Manifest::verify(None, bytes.clone(), right)
+                .unwrap()
+                .digest(),
+            right
+        );
+        let wrong = Digest::parse(&digest('0')).unwrap();
+        assert!(matches!(
+            Manifest::verify(None, bytes, wrong),
+            Err(ManifestError::Mismatch(mismatch)) if mismatch.expected == wrong
+        ));
+    }
+
+    #[test]
+    fn links_are_what_it_names() {
+        let image = format!(
+            r#"{{"config":{{"digest":"{}","size":7}},"layers":[{{"digest":"{}","size":-1}},{{"digest":"md5:00"}},{{}}]}}"#,
+            digest('1'),
+            digest('2'),
+        );
+        let parse = |fill| Digest::parse(&digest(fill)).unwrap();
+        assert_eq!(
+            manifest(None, &image).unwrap().links(),
+            [
+                Link {
+                    target: LinkTarget::Blob(parse('1')),
+                    size: Some(7)
+                },
+                Link {
+                    target: LinkTarget::Blob(parse('2')),
+                    size: None
+                },
+            ]
+        );
+        let index = format!(
+            r#"{{"manifests":[{{"mediaType":"{}","digest":"{}","size":9}},{{"mediaType":"application/x","digest":"{}"}}]}}"#,
+            MediaType::OCI_MANIFEST,
+            digest('3'),
+            digest('4'),
+        );
+        assert_eq!(
+            manifest(None, &index).unwrap().links(),
+            [
+                Link {
+                    target: LinkTarget::Manifest(parse('3')),
+                    size: Some(9)
+                },
+                Link {
+                    target: LinkTarget::Manifest(parse('4')),
+                    size: None
+                },
+                Link {
+                    target: LinkTarget::Blob(parse('4')),
+                    size: None
+                },
+            ]
+        );
+    }
+}

@@ -1,0 +1,443 @@
+//! The contracts of stores: what an implementor promises, and nothing about how.
+//!
+//! Four small traits, because they differ in what they must bear: blobs are large and immutable,
+//! manifests small and hot, tags the only mutable mapping, links what grants access. One type may
+//! implement all four. `testing::conformance` (feature `testing`) holds an implementation against
+//! every promise made here.
+//!
+//! Absence is data (`Ok(None)`), never an error. Every method may be called from many tasks at
+//! once. Dropping a future leaves the store as if the call had either not begun or completed.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::{
+    ByteRange, Digest, Manifest, Origin, RangeRequest, Tag, Timestamp, UpstreamId, Verified,
+};
+
+/// Content by digest: large, immutable.
+pub trait BlobStore: Send + Sync + 'static {
+    /// Size of a committed blob, without opening it and without counting as an access to it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it cannot be told.
+    fn stat(&self, digest: Digest) -> BoxFuture<'_, Result<Option<BlobStat>, StoreError>>;
+
+    /// Opens a committed blob, and counts as an access to it. `None` stands for the whole.
+    ///
+    /// A range that is unsatisfiable gives a body with an empty [`BlobBody::range`] at its end.
+    /// A blob whose content is missing or not of its recorded size is absent (`Ok(None)`), and the
+    /// implementation forgets it. What was opened stays readable after [`Self::remove`].
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it cannot be read.
+    fn open(
+        &self,
+        digest: Digest,
+        range: Option<RangeRequest>,
+    ) -> BoxFuture<'_, Result<Option<BlobBody>, StoreError>>;
+
+    /// A place to write a blob that is not yet verified, invisible to every other method here.
+    /// `size_hint` is its expected size in bytes, where that is known: a store may refuse at once
+    /// what it has no room for.
+    ///
+    /// Any number may be staged at a time, also of the same content.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSpace`], or another where nothing can be written.
+    fn stage(&self, size_hint: Option<u64>)
+    -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>>;
+
+    /// Removes a blob; whether it was there. The record goes before the content (I6).
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it may still be there.
+    fn remove(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Every committed blob, in no order. What is committed or removed meanwhile may be listed or
+    /// not. Memory used does not grow with the number of blobs.
+    fn list(&self) -> BoxStream<'_, Result<BlobStat, StoreError>>;
+}
+
+/// What a store knows of a blob without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobStat {
+    /// Its name.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A blob, opened: a range of it that is ready to be sent.
+///
+/// `E` is why its bytes can break off: [`StoreError`] from a store, and
+/// [`CacheError`](crate::CacheError) from the cache, whose bytes may still be on their way.
+#[derive(Debug)]
+pub struct BlobBody<E = StoreError> {
+    /// Size of the whole blob in bytes.
+    pub size: u64,
+    /// The bytes of it that [`Self::payload`] holds.
+    pub range: ByteRange,
+    /// The bytes.
+    pub payload: BlobPayload<E>,
+}
+
+/// Where a [`BlobBody`]'s bytes are.
+#[non_exhaustive]
+pub enum BlobPayload<E = StoreError> {
+    /// In an open file, at the offsets that [`BlobBody::range`] tells: a server may hand it to the
+    /// kernel. It must be read by position only: the file may be shared.
+    File(Arc<std::fs::File>),
+    /// In a stream that gives exactly the bytes of [`BlobBody::range`], or ends in an error.
+    Stream(BoxStream<'static, Result<Bytes, E>>),
+}
+
+impl<E> fmt::Debug for BlobPayload<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File(_) => "File",
+            Self::Stream(_) => "Stream",
+        })
+    }
+}
+
+/// A blob being written. Dropping it discards what was written.
+pub trait BlobSink: Send {
+    /// Writes the next bytes; once this returns, readers see them.
+    ///
+    /// Dropping the future may leave any part of `chunk` written: the sink must then be dropped
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], after which the sink must be dropped.
+    fn append(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// A reader of what was written so far, and of what will be. It outlives the sink: also after
+    /// a commit or a drop it reads what was written.
+    fn reader(&self) -> Arc<dyn SpoolReader>;
+
+    /// Makes the blob visible under the digest that was verified. Where another sink has committed
+    /// it already, this one changes nothing.
+    ///
+    /// # Durability
+    ///
+    /// Once this returns, the blob outlives a crash; until then, a crash leaves no blob (I6).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the blob committed or discarded, nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Corrupt`] where `verified` is not of the size written; any other where it
+    /// could not be made durable. Nothing is committed then.
+    fn commit(self: Box<Self>, verified: Verified) -> BoxFuture<'static, Result<(), StoreError>>;
+}
+
+/// Reads a blob that may still be growing.
+pub trait SpoolReader: Send + Sync + 'static {
+    /// Up to `len` bytes at `offset`: all of them where they are written already, fewer where they
+    /// are not, none at the end of what is written.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where written bytes cannot be read back.
+    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes, StoreError>>;
+}
+
+/// Manifests by digest: small, hot, immutable.
+pub trait ManifestStore: Send + Sync + 'static {
+    /// The manifest. One whose kept bytes are not what its digest names is absent, and forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it cannot be told.
+    fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>>;
+
+    /// Keeps a manifest. One that is kept already keeps its media type.
+    ///
+    /// # Durability
+    ///
+    /// It outlives a crash soon after this returns; a crash before that leaves none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; nothing is kept then.
+    fn put_manifest(&self, manifest: Manifest) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Removes a manifest; whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it may still be there.
+    fn remove_manifest(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>>;
+}
+
+/// What an upstream said a tag names, and when it last said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    /// The manifest that the tag names.
+    pub digest: Digest,
+    /// When the tag was first seen to name it.
+    pub fetched_at: Timestamp,
+    /// When the upstream last confirmed that it does.
+    pub validated_at: Timestamp,
+}
+
+/// Tags: the only mutable mapping, keyed by upstream and repository (I4).
+pub trait TagStore: Send + Sync + 'static {
+    /// What is recorded of a tag.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it cannot be told.
+    fn tag<'a>(
+        &'a self,
+        origin: &'a Origin,
+        tag: &'a Tag,
+    ) -> BoxFuture<'a, Result<Option<TagRecord>, StoreError>>;
+
+    /// Records a tag, in place of what was recorded of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the former record then stays.
+    fn put_tag<'a>(
+        &'a self,
+        origin: &'a Origin,
+        tag: &'a Tag,
+        record: TagRecord,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Forgets a tag; whether it was recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it may still be recorded.
+    fn remove_tag<'a>(
+        &'a self,
+        origin: &'a Origin,
+        tag: &'a Tag,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Up to `limit` tags of a repository in the order of their bytes, beginning past `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where they cannot be told.
+    fn tags<'a>(
+        &'a self,
+        origin: &'a Origin,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Tag>, StoreError>>;
+}
+
+/// What a link grants access to. Blobs and manifests are apart, so that a layer cannot be served
+/// as a manifest with a type of somebody's choosing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LinkTarget {
+    /// A blob.
+    Blob(Digest),
+    /// A manifest.
+    Manifest(Digest),
+}
+
+impl LinkTarget {
+    /// The digest, of whichever it is.
+    pub fn digest(self) -> Digest {
+        match self {
+            Self::Blob(digest) | Self::Manifest(digest) => digest,
+        }
+    }
+}
+
+/// That some content may be served in a repository (I5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The content.
+    pub target: LinkTarget,
+    /// Its size in bytes, as the manifest that names it tells.
+    pub size: Option<u64>,
+}
+
+/// Which content may be served in which repository (I5). Says nothing of whether it is stored.
+pub trait LinkStore: Send + Sync + 'static {
+    /// The link, where there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it cannot be told.
+    fn linked<'a>(
+        &'a self,
+        origin: &'a Origin,
+        target: LinkTarget,
+    ) -> BoxFuture<'a, Result<Option<Link>, StoreError>>;
+
+    /// Links all of `links`, or none. A link that exists keeps its size where the new one has none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; none is then linked that was not before.
+    fn link<'a>(
+        &'a self,
+        origin: &'a Origin,
+        links: Vec<Link>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Removes a link; whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it may still be there.
+    fn unlink<'a>(
+        &'a self,
+        origin: &'a Origin,
+        target: LinkTarget,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Up to `limit` origins that have a link, in the order of (upstream, repository), beginning
+    /// past `after`; only those of `upstream` where one is given. Its cost grows with `limit`, not
+    /// with the number of links.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where they cannot be told.
+    fn origins<'a>(
+        &'a self,
+        upstream: Option<&'a UpstreamId>,
+        after: Option<&'a Origin>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Origin>, StoreError>>;
+}
+
+/// The stores that a cache keeps its content in.
+#[derive(Clone)]
+pub struct Stores {
+    /// Blobs.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Manifests.
+    pub manifests: Arc<dyn ManifestStore>,
+    /// Tags.
+    pub tags: Arc<dyn TagStore>,
+    /// Links.
+    pub links: Arc<dyn LinkStore>,
+}
+
+impl Stores {
+    /// All four in one.
+    pub fn of<S>(store: Arc<S>) -> Self
+    where
+        S: BlobStore + ManifestStore + TagStore + LinkStore,
+    {
+        Self {
+            blobs: Arc::clone(&store) as _,
+            manifests: Arc::clone(&store) as _,
+            tags: Arc::clone(&store) as _,
+            links: store,
+        }
+    }
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores").finish_non_exhaustive()
+    }
+}
+
+/// Why a store could not do what was asked. Cloning shares the source.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No room: the disk, or the limit set for it, is full.
+    #[error("no space left to {operation}")]
+    NoSpace {
+        /// What was being done.
+        operation: StoreOperation,
+    },
+    /// What is stored is not what was stored.
+    #[error("cannot {operation}: {what}")]
+    Corrupt {
+        /// What was being done.
+        operation: StoreOperation,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The store has been closed.
+    #[error("cannot {operation}: the store is closed")]
+    Closed {
+        /// What was being done.
+        operation: StoreOperation,
+    },
+    /// The device or the system refused.
+    #[error("cannot {operation}")]
+    Io {
+        /// What was being done.
+        operation: StoreOperation,
+        /// Why not.
+        #[source]
+        source: Arc<io::Error>,
+    },
+}
+
+impl StoreError {
+    /// The error for a failed system call: [`Self::NoSpace`] where the disk or a quota is full.
+    pub fn io(operation: StoreOperation, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace { operation }
+            }
+            _ => Self::Io {
+                operation,
+                source: Arc::new(source),
+            },
+        }
+    }
+}
+
+/// What a store was asked to do, for its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreOperation {
+    /// Open the store itself.
+    OpenStore,
+    /// Tell what is known of something.
+    Stat,
+    /// Open or read content.
+    Read,
+    /// Begin or go on writing content.
+    Write,
+    /// Make content visible.
+    Commit,
+    /// Remove something.
+    Remove,
+    /// List what there is.
+    List,
+    /// Read or write a record of the index.
+    Index,
+}
+
+impl fmt::Display for StoreOperation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenStore => "open the store",
+            Self::Stat => "look up content",
+            Self::Read => "read content",
+            Self::Write => "write content",
+            Self::Commit => "commit content",
+            Self::Remove => "remove content",
+            Self::List => "list content",
+            Self::Index => "use the index",
+        })
+    }
+}

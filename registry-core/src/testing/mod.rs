@@ -1,0 +1,1 @@
+//! For tests of whoever implements or embeds us (feature `testing`).

@@ -1,0 +1,284 @@
+//! The contract of upstreams: the registries that content is fetched from.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::{
+    Caller, Descriptor, Digest, Manifest, ManifestError, RangeRequest, Reference, Repository, Tag,
+    UpstreamId,
+};
+
+/// A registry that content is fetched from, over whatever transport.
+///
+/// `Ok(None)`, or the variant that says so, is the upstream's own "404"; an answer that it gives
+/// nothing about is an error. Each call ends within a budget of the implementor's; a body's stream
+/// yields its next bytes within one, or an error. Dropping a future or a stream abandons the
+/// request, and leaves nothing behind.
+///
+/// Implementations send nothing of a client's on its own account: no header, no query (I12).
+pub trait Upstream: Send + Sync + 'static {
+    /// What a tag names now, without fetching it where that can be helped (a HEAD).
+    ///
+    /// `prior` is what it named when last asked, for a conditional request.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    fn resolve<'a>(
+        &'a self,
+        repository: &'a Repository,
+        tag: &'a Tag,
+        prior: Option<Digest>,
+        caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Resolution, UpstreamError>>;
+
+    /// Fetches a manifest, and verifies it where the reference is a digest.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; [`UpstreamError::Content`] where other bytes came.
+    fn manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        reference: &'a Reference,
+        caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Manifest>, UpstreamError>>;
+
+    /// Whether a manifest is there for this caller, without fetching it (a HEAD).
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    fn has_manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<bool, UpstreamError>>;
+
+    /// Whether a blob is there for this caller, and its size in bytes, without fetching it
+    /// (a HEAD). `Some(None)`: there, of a size it does not tell.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    fn stat_blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Option<u64>>, UpstreamError>>;
+
+    /// Fetches a blob, or a range of it. The bytes are not verified: whoever stores or serves them
+    /// does that.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; also from the stream, after which it ends.
+    fn blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        range: Option<RangeRequest>,
+        caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<UpstreamBlob>, UpstreamError>>;
+
+    /// One page of a repository's tags: at most `limit`, beginning past `after`; fewer where the
+    /// upstream has smaller pages. An implementation follows the upstream's own pagination.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`].
+    fn tags<'a>(
+        &'a self,
+        repository: &'a Repository,
+        page: TagPage<'a>,
+        caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<FetchedTags>, UpstreamError>>;
+}
+
+/// What an upstream said of a tag.
+#[derive(Clone, Debug)]
+pub enum Resolution {
+    /// It names the prior digest still.
+    Unchanged,
+    /// It names this.
+    Names(Descriptor),
+    /// It names this, and finding out meant to fetch it: the upstream has no HEAD, or tells no
+    /// digest in it.
+    Fetched(Manifest),
+    /// There is no such tag, or no such repository.
+    Absent,
+}
+
+/// A blob's bytes on their way from an upstream.
+pub struct UpstreamBlob {
+    /// Size of the whole blob in bytes, where the upstream tells it.
+    pub size: Option<u64>,
+    /// Offset of the stream's first byte within the blob: 0 where the range asked for was ignored.
+    pub start: u64,
+    /// The bytes. It ends in an error where they break off.
+    pub stream: BoxStream<'static, Result<Bytes, UpstreamError>>,
+}
+
+impl fmt::Debug for UpstreamBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBlob")
+            .field("size", &self.size)
+            .field("start", &self.start)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which tags are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct TagPage<'a> {
+    /// Only those past this one, in the order of the upstream.
+    pub after: Option<&'a str>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page of tags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchedTags {
+    /// The tags, in the upstream's order.
+    pub tags: Vec<Tag>,
+    /// Whether there are more past the last.
+    pub more: bool,
+}
+
+/// Why an upstream gave no answer to a question. Cloning shares the source.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpstreamError {
+    /// 401 or 403: the mirror, or the caller, has no access.
+    #[error("the upstream grants no access (status {status})")]
+    Unauthorized {
+        /// 401 or 403.
+        status: u16,
+    },
+    /// 429: too many requests.
+    #[error("the upstream limits the rate of requests")]
+    RateLimited {
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// It cannot be reached, or answers that it cannot serve (5xx).
+    #[error("the upstream is unavailable: {what}")]
+    Unavailable {
+        /// What happened, in words for a person, without secrets.
+        what: String,
+        /// Why.
+        #[source]
+        source: Option<Arc<dyn Error + Send + Sync>>,
+    },
+    /// It did not answer, or sent nothing more, within the budget.
+    #[error("the upstream did not {what} in time")]
+    Timeout {
+        /// What it was waited for to do.
+        what: &'static str,
+    },
+    /// It answered what no registry may answer.
+    #[error("the upstream broke the protocol: {what}")]
+    Protocol {
+        /// How, in words for a person, without secrets.
+        what: String,
+    },
+    /// It sent other bytes than the digest names.
+    #[error("the upstream sent wrong content")]
+    Content(#[from] ManifestError),
+}
+
+impl UpstreamError {
+    /// Whether the same request may succeed a moment later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::RateLimited { .. } | Self::Unavailable { .. } | Self::Timeout { .. }
+        )
+    }
+
+    /// Whether another endpoint of the same upstream may do better.
+    pub fn allows_failover(&self) -> bool {
+        !matches!(self, Self::Unauthorized { .. })
+    }
+
+    /// Whether what is cached may be served in place of the answer. Not where the upstream has
+    /// withdrawn access.
+    pub fn allows_stale(&self) -> bool {
+        !matches!(self, Self::Unauthorized { .. })
+    }
+}
+
+/// How one upstream's tags are kept fresh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamPolicy {
+    /// How long a tag is fresh after the upstream confirmed it. Zero: revalidate on every pull.
+    pub tag_ttl: Duration,
+    /// How long a pull waits for the upstream where something cached can answer instead.
+    pub tag_budget: Duration,
+    /// Whether a tag that the upstream no longer has is gone here too (`on_not_found = "forward"`);
+    /// otherwise what is held is served, marked stale.
+    pub forward_not_found: bool,
+}
+
+impl Default for UpstreamPolicy {
+    fn default() -> Self {
+        Self {
+            tag_ttl: Duration::ZERO,
+            tag_budget: Duration::from_secs(3),
+            forward_not_found: false,
+        }
+    }
+}
+
+/// An upstream and how to treat it.
+#[derive(Clone)]
+pub struct UpstreamEntry {
+    /// The registry.
+    pub upstream: Arc<dyn Upstream>,
+    /// How its tags are kept fresh.
+    pub policy: UpstreamPolicy,
+}
+
+/// The closed list of upstreams (I12).
+#[derive(Clone, Default)]
+pub struct Upstreams {
+    entries: BTreeMap<UpstreamId, UpstreamEntry>,
+}
+
+impl Upstreams {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an upstream, in place of one of the same name.
+    pub fn insert(&mut self, id: UpstreamId, entry: UpstreamEntry) {
+        self.entries.insert(id, entry);
+    }
+
+    /// The upstream of this name.
+    pub fn get(&self, id: &UpstreamId) -> Option<&UpstreamEntry> {
+        self.entries.get(id)
+    }
+
+    /// The names, in order.
+    pub fn ids(&self) -> impl Iterator<Item = &UpstreamId> {
+        self.entries.keys()
+    }
+}
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.entries.keys()).finish()
+    }
+}

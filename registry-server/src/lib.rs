@@ -1,0 +1,1 @@
+//! The mirror as an HTTP server: hyper in front, an HTTP client behind.

@@ -1,0 +1,3 @@
+//! The `registry-server` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The embedded store: a sled index and content-addressed files.
