@@ -1,85 +1,271 @@
-//! The caching itself: freshness, coalesced fills, link checks.
+//! The caching itself: what a server calls, and all that it calls.
+//!
+//! - `manifests`, `blobs`, `listing`: the ways of a request through the cache.
+//! - `freshness`, `negative`: what may be answered from memory; pure.
+//! - `flight`: one answer for all who ask the same at the same time.
+//! - `fill`, `follow`: one download of a missing blob, and the bodies that are read from it.
+//! - `health`, `tasks`: the store's failures, and the tasks that outlive requests.
 
+mod blobs;
 mod error;
+mod fill;
+mod flight;
+mod follow;
+mod freshness;
+mod health;
+mod listing;
+mod manifests;
+mod negative;
 mod status;
+mod tasks;
 
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
 use crate::{
-    BlobBody, Caller, Digest, FetchedTags, Manifest, Origin, RangeRequest, Reference, Stores,
-    TagPage, UpstreamId, Upstreams,
+    Caller, Clock, Digest, Limits, Link, LinkTarget, Manifest, Origin, RangeRequest, Stores,
+    SystemClock, Tag, Timestamp, UpstreamBlob, UpstreamEntry, UpstreamError, Upstreams,
 };
+use fill::Fills;
+use flight::Flights;
+use health::StoreHealth;
+use manifests::Resolved;
+use negative::{Absent, NegativeCache};
+use tasks::Tasks;
 
 pub use error::CacheError;
 pub use status::{BypassReason, CacheStatus, Served, StaleReason};
 
-/// The façade.
+/// A cache of everything that its upstreams have: all that a server calls.
+///
+/// Cloning shares the cache. Every call carries the [`Origin`] asked for and the [`Caller`] who
+/// asks; nothing is served in an origin that is not linked there (I5).
+///
+/// # Cancellation
+///
+/// Dropping the future of any method, or the body it gave, abandons only this caller's part: what
+/// is being fetched or revalidated goes on, for those who wait for it too and for the store.
 #[derive(Clone)]
-pub struct RegistryCache {}
+pub struct RegistryCache {
+    inner: Arc<Inner>,
+}
 
-#[expect(
-    unused_variables,
-    clippy::unused_async,
-    clippy::todo,
-    reason = "skeleton"
-)]
+struct Inner {
+    stores: Stores,
+    upstreams: Upstreams,
+    limits: Limits,
+    clock: Arc<dyn Clock>,
+    tasks: Tasks,
+    health: StoreHealth,
+    negative: Mutex<NegativeCache>,
+    /// Tags that are being revalidated.
+    resolving: Flights<(Origin, Tag, Caller), Option<Resolved>>,
+    /// Manifests that are being fetched by digest.
+    fetching: Flights<(Origin, Digest, Caller), Option<Fetched>>,
+    /// Content whose presence at an origin is being confirmed (I5).
+    confirming: Flights<(Origin, LinkTarget, Caller), Option<Link>>,
+    fills: Fills,
+    fill_permits: Semaphore,
+    bypass_permits: Arc<Semaphore>,
+}
+
+/// A manifest from an upstream, and whether the store took it.
+#[derive(Clone)]
+struct Fetched {
+    manifest: Manifest,
+    stored: bool,
+}
+
 impl RegistryCache {
-    /// x
+    /// A cache with default limits, on the system's clock.
     pub fn new(stores: Stores, upstreams: Upstreams) -> Self {
-        todo!()
+        Self::with(stores, upstreams, Limits::default(), Arc::new(SystemClock))
     }
-    /// A manifest by tag or digest; HEAD and GET alike.
-    pub async fn manifest(
-        &self,
-        origin: &Origin,
-        reference: &Reference,
-        caller: &Caller,
-    ) -> Result<Served<Manifest>, CacheError> {
-        todo!()
+
+    /// A cache with these limits, on this clock.
+    pub fn with(
+        stores: Stores,
+        upstreams: Upstreams,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let inner = Inner {
+            stores,
+            upstreams,
+            clock,
+            tasks: Tasks::default(),
+            health: StoreHealth::default(),
+            negative: Mutex::new(NegativeCache::new(limits.negative_entries_max)),
+            resolving: Flights::default(),
+            fetching: Flights::default(),
+            confirming: Flights::default(),
+            fills: Fills::default(),
+            fill_permits: Semaphore::new(limits.fills_max),
+            bypass_permits: Arc::new(Semaphore::new(limits.bypasses_max)),
+            limits,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
     }
-    /// A blob or a range of it. `RangeNotSatisfiable` → 416.
-    pub async fn blob(
+
+    /// The upstreams that this cache fetches from.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.inner.upstreams
+    }
+
+    /// The limits that this cache keeps.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// How many fills are under way.
+    pub fn fills_active(&self) -> usize {
+        self.inner.fills.active()
+    }
+
+    /// How often the store has failed.
+    pub fn store_failures(&self) -> u64 {
+        self.inner.health.failures()
+    }
+
+    /// Ends the cache: begins no more fills, lets those under way finish for `limit` at the most,
+    /// then ends them. What is committed by then stays; the rest costs a miss.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the cache closed to new fills, with those under way going on.
+    pub async fn close(&self, limit: Duration) {
+        self.inner.tasks.close(limit).await;
+    }
+}
+
+impl fmt::Debug for RegistryCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryCache")
+            .field("upstreams", &self.inner.upstreams)
+            .field("limits", &self.inner.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the ways through the cache share.
+impl Inner {
+    fn entry(&self, origin: &Origin) -> Result<&UpstreamEntry, CacheError> {
+        self.upstreams
+            .get(origin.upstream())
+            .ok_or(CacheError::UnknownUpstream)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Whether an upstream's "not found" is remembered.
+    fn is_absent(&self, absent: &Absent) -> bool {
+        let negative = self.negative.lock().unwrap_or_else(PoisonError::into_inner);
+        negative.holds(absent, self.now())
+    }
+
+    fn remember_absent(&self, absent: Absent) {
+        let ttl = if absent.is_attached() {
+            self.limits.negative_attached_ttl
+        } else {
+            self.limits.negative_ttl
+        };
+        let mut negative = self.negative.lock().unwrap_or_else(PoisonError::into_inner);
+        negative.remember(absent, ttl, self.clock.now());
+    }
+
+    /// The link that grants access, or `None`; a store that cannot tell grants none.
+    async fn linked(&self, origin: &Origin, target: LinkTarget) -> Option<Link> {
+        let linked = self.stores.links.linked(origin, target).await;
+        self.health.note(linked).ok().flatten()
+    }
+
+    /// Links content in an origin. Failing costs a HEAD next time, so nobody has to know.
+    async fn grant(&self, origin: &Origin, links: Vec<Link>) {
+        // The outcome is noted, and changes nothing for the caller.
+        let _ = self
+            .health
+            .note(self.stores.links.link(origin, links).await);
+    }
+
+    /// Begins a download, within the time that is allowed for headers.
+    async fn upstream_blob(
         &self,
         origin: &Origin,
         digest: Digest,
         range: Option<RangeRequest>,
         caller: &Caller,
-    ) -> Result<Served<BlobBody<CacheError>>, CacheError> {
-        todo!()
+    ) -> Result<UpstreamBlob, CacheError> {
+        let upstream = &self.entry(origin)?.upstream;
+        let blob = upstream.blob(origin.repository(), digest, range, caller);
+        self.in_time(blob).await?.ok_or(CacheError::NotFound)
     }
-    /// A blob's size (HEAD).
-    pub async fn stat_blob(
+
+    /// What an upstream answers, if it does so in time.
+    async fn in_time<T>(
         &self,
+        answer: impl Future<Output = Result<T, UpstreamError>> + Send,
+    ) -> Result<T, CacheError> {
+        match timeout(self.limits.upstream_wait_max, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(UpstreamError::Timeout { what: "answer" }.into()),
+        }
+    }
+
+    /// Asks the upstream whether it has `target` in this origin, and links it if so (I5). Asked
+    /// once for all who wait.
+    async fn confirm(
+        self: &Arc<Self>,
         origin: &Origin,
-        digest: Digest,
+        target: LinkTarget,
         caller: &Caller,
-    ) -> Result<Served<u64>, CacheError> {
-        todo!()
+    ) -> Result<Link, CacheError> {
+        let absent = Absent::content(origin, target, caller);
+        if self.is_absent(&absent) {
+            return Err(CacheError::NotFound);
+        }
+        let key = (origin.clone(), target, caller.clone());
+        let ask = || {
+            let cache = Arc::clone(self);
+            async move { cache.ask_for(absent, target).await }
+        };
+        let link = self.confirming.fly(&self.tasks, key, ask).await?;
+        link.ok_or(CacheError::NotFound)
     }
-    /// A page of tags.
-    pub async fn tags(
+
+    async fn ask_for(
         &self,
-        origin: &Origin,
-        page: TagPage<'_>,
-        caller: &Caller,
-    ) -> Result<Served<FetchedTags>, CacheError> {
-        todo!()
-    }
-    /// The repositories that something is cached of (catalog).
-    pub async fn repositories(
-        &self,
-        upstream: Option<&UpstreamId>,
-        after: Option<&Origin>,
-        limit: usize,
-    ) -> Result<Vec<Origin>, CacheError> {
-        todo!()
-    }
-    /// The configured upstreams.
-    pub fn upstreams(&self) -> &Upstreams {
-        todo!()
-    }
-    /// Lets fills finish for at most `limit`, then ends them.
-    pub async fn close(&self, limit: Duration) {
-        todo!()
+        absent: Absent,
+        target: LinkTarget,
+    ) -> Result<Option<Link>, CacheError> {
+        let (origin, caller) = (&absent.origin, &absent.caller);
+        let upstream = &self.entry(origin)?.upstream;
+        let repository = origin.repository();
+        let link = match target {
+            LinkTarget::Blob(digest) => {
+                let size = self
+                    .in_time(upstream.stat_blob(repository, digest, caller))
+                    .await?;
+                size.map(|size| Link { target, size })
+            }
+            LinkTarget::Manifest(digest) => {
+                let there = self
+                    .in_time(upstream.has_manifest(repository, digest, caller))
+                    .await?;
+                there.then_some(Link { target, size: None })
+            }
+        };
+        match link {
+            Some(link) => self.grant(origin, vec![link]).await,
+            None => self.remember_absent(absent),
+        }
+        Ok(link)
     }
 }

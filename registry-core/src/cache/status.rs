@@ -23,14 +23,6 @@ impl<T> Served<T> {
             age: None,
         }
     }
-
-    pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Served<U> {
-        Served {
-            value: map(self.value),
-            status: self.status,
-            age: self.age,
-        }
-    }
 }
 
 /// How a request was answered.

@@ -1,0 +1,40 @@
+//! The tasks of a cache: none is detached, and all of them end when it closes.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What runs in the background.
+#[derive(Default)]
+pub(super) struct Tasks {
+    tracker: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl Tasks {
+    /// Runs `work` to its end, or until it heeds the token that is cancelled on closing.
+    pub(super) fn spawn<F>(&self, work: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn(work(self.closing.clone()));
+    }
+
+    /// Whether the cache is closing, so that nothing new should begin.
+    pub(super) fn is_closed(&self) -> bool {
+        self.tracker.is_closed()
+    }
+
+    /// Waits for what runs, for `limit` at the most, and then tells it to end.
+    pub(super) async fn close(&self, limit: Duration) {
+        self.tracker.close();
+        if tokio::time::timeout(limit, self.tracker.wait())
+            .await
+            .is_err()
+        {
+            self.closing.cancel();
+            self.tracker.wait().await;
+        }
+    }
+}
