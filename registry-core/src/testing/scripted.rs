@@ -1,0 +1,471 @@
+//! An upstream without a network: it holds content, does what it is told, and counts.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::watch;
+
+use crate::{
+    Algorithm, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest, Reference, Repository,
+    Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError,
+};
+
+/// Bytes in one piece of an unscripted body.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// The methods of [`Upstream`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// [`Upstream::resolve`].
+    Resolve,
+    /// [`Upstream::manifest`].
+    Manifest,
+    /// [`Upstream::has_manifest`].
+    HasManifest,
+    /// [`Upstream::stat_blob`].
+    StatBlob,
+    /// [`Upstream::blob`].
+    Blob,
+    /// [`Upstream::tags`].
+    Tags,
+}
+
+/// What a scripted call does in place of answering from the content.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Fails.
+    Fail(UpstreamError),
+    /// Says that there is nothing of that name.
+    Absent,
+    /// Never answers.
+    Hang,
+    /// Answers from the content, once the gate is open.
+    Wait(Gate),
+    /// Answers a [`Call::Blob`] with this body.
+    Body(BodyScript),
+    /// Panics: the task dies without an answer.
+    Panic,
+}
+
+/// The body of a scripted blob.
+#[derive(Clone, Debug)]
+pub struct BodyScript {
+    /// The size it claims.
+    pub size: Option<u64>,
+    /// The offset it claims to begin at.
+    pub start: u64,
+    /// What it sends, in order; it then ends.
+    pub pieces: Vec<Piece>,
+}
+
+impl BodyScript {
+    /// A body from offset 0 that claims `size`.
+    pub fn new(size: Option<u64>, pieces: Vec<Piece>) -> Self {
+        Self {
+            size,
+            start: 0,
+            pieces,
+        }
+    }
+}
+
+/// A piece of a scripted body.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// Sends bytes.
+    Bytes(Bytes),
+    /// Waits until the gate is open.
+    Wait(Gate),
+    /// Sends nothing more, ever.
+    Hang,
+    /// Breaks off.
+    Fail(UpstreamError),
+    /// Panics.
+    Panic,
+}
+
+/// Holds something up until it is opened. Clones are the same gate.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn new() -> Self {
+        Self {
+            open: watch::Sender::new(false),
+        }
+    }
+
+    /// Opens it, for good.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Waits until it is open.
+    pub async fn opened(&self) {
+        let mut open = self.open.subscribe();
+        // The sender lives as long as `self`.
+        let _ = open.wait_for(|open| *open).await;
+    }
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How often each method was called, and what was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// [`Upstream::resolve`].
+    pub resolve: usize,
+    /// [`Upstream::manifest`].
+    pub manifest: usize,
+    /// [`Upstream::has_manifest`].
+    pub has_manifest: usize,
+    /// [`Upstream::stat_blob`].
+    pub stat_blob: usize,
+    /// [`Upstream::blob`].
+    pub blob: usize,
+    /// [`Upstream::tags`].
+    pub tags: usize,
+    /// Bytes of blobs that were sent.
+    pub blob_bytes: u64,
+}
+
+impl Calls {
+    /// All calls.
+    pub fn total(&self) -> usize {
+        self.resolve + self.manifest + self.has_manifest + self.stat_blob + self.blob + self.tags
+    }
+}
+
+/// An upstream that holds content in memory and follows a script.
+#[derive(Default)]
+pub struct ScriptedUpstream {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    repositories: HashMap<Repository, Content>,
+    once: HashMap<Call, VecDeque<Act>>,
+    always: HashMap<Call, Act>,
+    down: Option<UpstreamError>,
+    calls: Calls,
+}
+
+#[derive(Default)]
+struct Content {
+    blobs: HashMap<Digest, Bytes>,
+    manifests: HashMap<Digest, Manifest>,
+    tags: BTreeMap<Tag, Digest>,
+}
+
+impl ScriptedUpstream {
+    /// An upstream without content.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Adds a blob to a repository, and gives its digest.
+    pub fn add_blob(&self, repository: &Repository, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = Hasher::digest_of(Algorithm::Sha256, &bytes);
+        self.content(repository, |content| content.blobs.insert(digest, bytes));
+        digest
+    }
+
+    /// Adds a manifest to a repository.
+    pub fn add_manifest(&self, repository: &Repository, manifest: Manifest) {
+        self.content(repository, |content| {
+            content.manifests.insert(manifest.digest(), manifest)
+        });
+    }
+
+    /// Lets a tag name a manifest.
+    pub fn set_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
+        self.content(repository, |content| {
+            content.tags.insert(tag.clone(), digest)
+        });
+    }
+
+    /// Removes a tag.
+    pub fn remove_tag(&self, repository: &Repository, tag: &Tag) {
+        self.content(repository, |content| content.tags.remove(tag));
+    }
+
+    /// Scripts the next call that is not scripted yet; scripted acts are used up in order.
+    pub fn once(&self, call: Call, act: Act) {
+        self.lock().once.entry(call).or_default().push_back(act);
+    }
+
+    /// Scripts every call for which [`Self::once`] has nothing.
+    pub fn always(&self, call: Call, act: Act) {
+        self.lock().always.insert(call, act);
+    }
+
+    /// Fails every call from now on, whatever is scripted; `None` ends that.
+    pub fn set_down(&self, error: Option<UpstreamError>) {
+        self.lock().down = error;
+    }
+
+    /// What was called so far.
+    pub fn calls(&self) -> Calls {
+        self.lock().calls
+    }
+
+    fn content<T>(&self, repository: &Repository, change: impl FnOnce(&mut Content) -> T) {
+        change(
+            self.lock()
+                .repositories
+                .entry(repository.clone())
+                .or_default(),
+        );
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Counts a call, and does what is scripted for it. Gives the script of a body, if there is
+    /// one; `Err(None)` stands for a scripted absence.
+    async fn act(
+        &self,
+        call: Call,
+        count: fn(&mut Calls) -> &mut usize,
+    ) -> Result<Option<BodyScript>, Option<UpstreamError>> {
+        let act = {
+            let mut state = self.lock();
+            *count(&mut state.calls) += 1;
+            if let Some(error) = &state.down {
+                return Err(Some(error.clone()));
+            }
+            let once = state.once.get_mut(&call).and_then(VecDeque::pop_front);
+            once.or_else(|| state.always.get(&call).cloned())
+        };
+        match act {
+            None => Ok(None),
+            Some(Act::Fail(error)) => Err(Some(error)),
+            Some(Act::Absent) => Err(None),
+            Some(Act::Hang) => std::future::pending().await,
+            Some(Act::Wait(gate)) => {
+                gate.opened().await;
+                Ok(None)
+            }
+            Some(Act::Body(script)) => Ok(Some(script)),
+            Some(Act::Panic) => panic!("scripted"),
+        }
+    }
+
+    fn of<T>(
+        &self,
+        repository: &Repository,
+        find: impl FnOnce(&Content) -> Option<T>,
+    ) -> Option<T> {
+        self.lock().repositories.get(repository).and_then(find)
+    }
+
+    /// Counts the bytes of a body as it is read.
+    fn counted(
+        &self,
+        pieces: BoxStream<'static, Result<Bytes, UpstreamError>>,
+    ) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+        let state = Arc::clone(&self.state);
+        pieces
+            .inspect(move |piece| {
+                if let Ok(bytes) = piece {
+                    lock(&state).calls.blob_bytes += bytes.len() as u64;
+                }
+            })
+            .boxed()
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An answer that is absent by script or by content.
+fn absent_or<T>(error: Option<UpstreamError>, absent: T) -> Result<T, UpstreamError> {
+    match error {
+        Some(error) => Err(error),
+        None => Ok(absent),
+    }
+}
+
+impl Upstream for ScriptedUpstream {
+    fn resolve<'a>(
+        &'a self,
+        repository: &'a Repository,
+        tag: &'a Tag,
+        prior: Option<Digest>,
+        _caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Resolution, UpstreamError>> {
+        Box::pin(async move {
+            if let Err(error) = self.act(Call::Resolve, |calls| &mut calls.resolve).await {
+                return absent_or(error, Resolution::Absent);
+            }
+            let named = self.of(repository, |content| {
+                content
+                    .manifests
+                    .get(content.tags.get(tag)?)
+                    .map(|m| m.descriptor().clone())
+            });
+            Ok(match named {
+                None => Resolution::Absent,
+                Some(descriptor) if Some(descriptor.digest) == prior => Resolution::Unchanged,
+                Some(descriptor) => Resolution::Names(descriptor),
+            })
+        })
+    }
+
+    fn manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        reference: &'a Reference,
+        _caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Manifest>, UpstreamError>> {
+        Box::pin(async move {
+            if let Err(error) = self.act(Call::Manifest, |calls| &mut calls.manifest).await {
+                return absent_or(error, None);
+            }
+            Ok(self.of(repository, |content| {
+                let digest = match reference {
+                    Reference::Tag(tag) => content.tags.get(tag)?,
+                    Reference::Digest(digest) => digest,
+                };
+                content.manifests.get(digest).cloned()
+            }))
+        })
+    }
+
+    fn has_manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        _caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<bool, UpstreamError>> {
+        Box::pin(async move {
+            if let Err(error) = self
+                .act(Call::HasManifest, |calls| &mut calls.has_manifest)
+                .await
+            {
+                return absent_or(error, false);
+            }
+            let there = |content: &Content| content.manifests.get(&digest).map(|_| ());
+            Ok(self.of(repository, there).is_some())
+        })
+    }
+
+    fn stat_blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        _caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Option<u64>>, UpstreamError>> {
+        Box::pin(async move {
+            if let Err(error) = self.act(Call::StatBlob, |calls| &mut calls.stat_blob).await {
+                return absent_or(error, None);
+            }
+            let size = |content: &Content| content.blobs.get(&digest).map(|b| b.len() as u64);
+            Ok(self.of(repository, size).map(Some))
+        })
+    }
+
+    fn blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        range: Option<RangeRequest>,
+        _caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<UpstreamBlob>, UpstreamError>> {
+        Box::pin(async move {
+            match self.act(Call::Blob, |calls| &mut calls.blob).await {
+                Err(error) => return absent_or(error, None),
+                Ok(Some(script)) => {
+                    let (size, start) = (script.size, script.start);
+                    let stream = self.counted(play(script.pieces));
+                    return Ok(Some(UpstreamBlob {
+                        size,
+                        start,
+                        stream,
+                    }));
+                }
+                Ok(None) => {}
+            }
+            let bytes = self.of(repository, |content| content.blobs.get(&digest).cloned());
+            let Some(bytes) = bytes else { return Ok(None) };
+            let size = bytes.len() as u64;
+            let (start, bytes) = match range.map(|range| range.resolve(size)) {
+                None => (0, bytes),
+                Some(Some(range)) => {
+                    let within = "a range resolves within the bytes in memory";
+                    let start = usize::try_from(range.start()).expect(within);
+                    let end = usize::try_from(range.end()).expect(within);
+                    (range.start(), bytes.slice(start..end))
+                }
+                Some(None) => {
+                    let what = "the range is not satisfiable".to_owned();
+                    return Err(UpstreamError::Protocol { what });
+                }
+            };
+            let pieces: Vec<_> = (0..bytes.len())
+                .step_by(PIECE_BYTES)
+                .map(|from| Ok(bytes.slice(from..bytes.len().min(from + PIECE_BYTES))))
+                .collect();
+            let stream = self.counted(stream::iter(pieces).boxed());
+            Ok(Some(UpstreamBlob {
+                size: Some(size),
+                start,
+                stream,
+            }))
+        })
+    }
+
+    fn tags<'a>(
+        &'a self,
+        repository: &'a Repository,
+        page: TagPage<'a>,
+        _caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<FetchedTags>, UpstreamError>> {
+        Box::pin(async move {
+            if let Err(error) = self.act(Call::Tags, |calls| &mut calls.tags).await {
+                return absent_or(error, None);
+            }
+            Ok(self.of(repository, |content| {
+                let past = |tag: &&Tag| page.after.is_none_or(|after| tag.as_str() > after);
+                let mut tags = content.tags.keys().filter(past);
+                let listed: Vec<Tag> = tags.by_ref().take(page.limit).cloned().collect();
+                Some(FetchedTags {
+                    tags: listed,
+                    more: tags.next().is_some(),
+                })
+            }))
+        })
+    }
+}
+
+/// Plays the pieces of a scripted body.
+fn play(pieces: Vec<Piece>) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+    stream::iter(pieces)
+        .filter_map(|piece| async {
+            match piece {
+                Piece::Bytes(bytes) => Some(Ok(bytes)),
+                Piece::Wait(gate) => {
+                    gate.opened().await;
+                    None
+                }
+                Piece::Hang => std::future::pending().await,
+                Piece::Fail(error) => Some(Err(error)),
+                Piece::Panic => panic!("scripted"),
+            }
+        })
+        .boxed()
+}
