@@ -110,7 +110,7 @@ impl fmt::Debug for Manifest {
 }
 
 /// Why bytes are no manifest that can be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
     /// The bytes are not the ones asked for.
@@ -326,7 +326,7 @@ mod tests {
         let wrong = Digest::parse(&digest('0')).unwrap();
         assert!(matches!(
             Manifest::verify(None, bytes, wrong),
-            Err(ManifestError::Mismatch(mismatch)) if mismatch.expected == wrong
+            Err(ManifestError::Mismatch(mismatch)) if mismatch.expected() == wrong
         ));
     }
 

@@ -111,7 +111,7 @@ impl Ask<'_> {
             if self.cache.is_absent(&self.absent()) {
                 return Err(CacheError::NotFound);
             }
-            if let Turn::Served(served) = self.from_fill(link).await? {
+            if let Turn::Served(served) = self.through_fill(link).await? {
                 return Ok(served);
             }
         }
@@ -219,7 +219,7 @@ impl Ask<'_> {
         }))
     }
 
-    async fn from_fill(&self, link: Option<Link>) -> Result<Turn, CacheError> {
+    async fn through_fill(&self, link: Option<Link>) -> Result<Turn, CacheError> {
         let size = link.and_then(|link| link.size);
         let (mut fill, status) =
             match self
@@ -243,7 +243,7 @@ impl Ask<'_> {
         };
         match (progress.head, progress.end) {
             (_, Some(End::Failed(error))) => self.after(&fill, size, error).await,
-            (Some(head), _) => self.from_spool(fill, head, size, status).await,
+            (Some(head), _) => self.through_spool(fill, head, size, status).await,
             (None, _) => Ok(Turn::Again),
         }
     }
@@ -266,7 +266,7 @@ impl Ask<'_> {
         }
     }
 
-    async fn from_spool(
+    async fn through_spool(
         &self,
         mut fill: Fill,
         head: Head,

@@ -237,13 +237,9 @@ impl Work {
         let size = self.agreed_size(&blob)?;
         let stores = &self.cache.stores;
         let mut sink = self.cache.health.note(stores.blobs.stage(size).await)?;
-        if let Some(size) = size {
-            self.begin(size, sink.reader());
-        }
         let verified = self.spool(blob, size, sink.as_mut()).await?;
-        if size.is_none() {
-            self.begin(verified.size(), sink.reader());
-        }
+        // A blob that is empty, or that came without a length, can only be begun now.
+        self.tell(Some(verified.size()), verified.size(), sink.as_ref());
         Ok(Filled { sink, verified })
     }
 
@@ -279,9 +275,7 @@ impl Work {
             }
             hasher.update(&chunk);
             self.cache.health.note(sink.append(chunk).await)?;
-            let written = hasher.size();
-            self.progress
-                .send_modify(|progress| progress.written = written);
+            self.tell(size, hasher.size(), sink);
         }
         match size {
             Some(expected) if hasher.size() < expected => Err(CacheError::Length {
@@ -292,9 +286,18 @@ impl Work {
         }
     }
 
-    fn begin(&self, size: u64, reader: Arc<dyn SpoolReader>) {
-        self.progress
-            .send_modify(|progress| progress.head = Some(Head { size, reader }));
+    /// Tells readers what they can read. They learn of the blob with its first bytes, not before:
+    /// an upstream that fails until then is an error they can answer with a status.
+    fn tell(&self, size: Option<u64>, written: u64, sink: &dyn BlobSink) {
+        self.progress.send_modify(|progress| {
+            progress.written = written;
+            if let (None, Some(size)) = (&progress.head, size) {
+                progress.head = Some(Head {
+                    size,
+                    reader: sink.reader(),
+                });
+            }
+        });
     }
 
     fn finish(&self, end: End) {

@@ -1,0 +1,8 @@
+//! The cache against a scripted upstream and the store in memory: what is asked of the upstream,
+//! how often, and what clients get, whatever the upstream does.
+
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod blobs;
+mod manifests;
+mod support;
