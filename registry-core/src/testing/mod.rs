@@ -2,7 +2,11 @@
 //! (feature `testing`).
 
 mod clock;
+pub mod conformance;
+pub mod content;
+mod faulting;
 mod scripted;
 
 pub use clock::ManualClock;
+pub use faulting::{Fault, FaultingStore, Faults, StoreCall};
 pub use scripted::{Act, BodyScript, Call, Calls, Gate, Piece, ScriptedUpstream};
