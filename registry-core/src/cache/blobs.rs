@@ -81,6 +81,14 @@ struct Ask<'a> {
     caller: &'a Caller,
 }
 
+/// What the store has of a blob.
+enum Opened {
+    Body(BlobBody<CacheError>),
+    Absent,
+    /// It cannot tell, or cannot read.
+    Failing,
+}
+
 /// What became of a part in a fill.
 enum Turn {
     Served(ServedBlob),
@@ -103,10 +111,16 @@ impl Ask<'_> {
                 );
                 status = CacheStatus::Revalidated;
             }
-            if link.is_some()
-                && let Some(body) = self.open().await?
-            {
-                return Ok(Served::new(body, status));
+            if link.is_some() {
+                match self.open().await? {
+                    Opened::Body(body) => return Ok(Served::new(body, status)),
+                    Opened::Absent => {}
+                    // A fill would be no use to a store that cannot read.
+                    Opened::Failing => {
+                        let size = link.and_then(|link| link.size);
+                        return self.bypass(size, BypassReason::StoreFailing).await;
+                    }
+                }
             }
             if self.cache.is_absent(&self.absent()) {
                 return Err(CacheError::NotFound);
@@ -115,7 +129,8 @@ impl Ask<'_> {
                 return Ok(served);
             }
         }
-        Err(CacheError::Overloaded)
+        let size = link.and_then(|link| link.size);
+        self.bypass(size, BypassReason::FillsFailing).await
     }
 
     async fn stat(&self) -> Result<Served<u64>, CacheError> {
@@ -196,11 +211,12 @@ impl Ask<'_> {
         fill.origin == *self.origin && fill.caller == *self.caller
     }
 
-    async fn open(&self) -> Result<Option<BlobBody<CacheError>>, CacheError> {
+    async fn open(&self) -> Result<Opened, CacheError> {
         let open = self.cache.stores.blobs.open(self.digest, self.range).await;
-        // A blob that cannot be read is a miss, which repairs itself.
-        let Ok(Some(body)) = self.cache.health.note(open) else {
-            return Ok(None);
+        let body = match self.cache.health.note(open) {
+            Ok(Some(body)) => body,
+            Ok(None) => return Ok(Opened::Absent),
+            Err(_) => return Ok(Opened::Failing),
         };
         if self.range.is_some() && body.range.is_empty() {
             return Err(CacheError::RangeNotSatisfiable { size: body.size });
@@ -212,7 +228,7 @@ impl Ask<'_> {
                 BlobPayload::Stream(Box::pin(stream.map_err(CacheError::from)))
             }
         };
-        Ok(Some(BlobBody {
+        Ok(Opened::Body(BlobBody {
             size: body.size,
             range: body.range,
             payload,

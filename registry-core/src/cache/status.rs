@@ -89,8 +89,10 @@ pub enum BypassReason {
     Head,
     /// A range far ahead of what the fill has reached.
     RangeAhead,
-    /// The store cannot take it.
+    /// The store cannot take it, or cannot read it.
     StoreFailing,
+    /// Fills of it that others began have failed again and again.
+    FillsFailing,
     /// A listing: it is asked for anew each time.
     Listing,
 }
@@ -102,6 +104,7 @@ impl BypassReason {
             Self::Head => "head",
             Self::RangeAhead => "range-ahead",
             Self::StoreFailing => "store-failing",
+            Self::FillsFailing => "fills-failing",
             Self::Listing => "listing",
         }
     }

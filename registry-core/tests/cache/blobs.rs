@@ -182,11 +182,6 @@ fn lies(content: &Bytes) -> Vec<(&'static str, BodyScript)> {
             "a cut",
             script(Some(size), vec![right(0..half), Piece::Fail(unavailable())]),
         ),
-        (
-            "a panic",
-            script(Some(size), vec![right(0..half), Piece::Panic]),
-        ),
-        ("a panic at once", script(Some(size), vec![Piece::Panic])),
     ]
 }
 
@@ -238,6 +233,36 @@ async fn lies_and_cuts_never_end_well_and_leave_nothing() {
             }
         }
     }
+}
+
+/// A fill that dies is begun again by who waits for it (I7); who has bytes of it already is cut.
+#[tokio::test]
+async fn a_fill_that_panics_is_begun_again() {
+    let content = bytes(BLOB_BYTES);
+    let size = Some(BLOB_BYTES as u64);
+    let mirror = Mirror::new();
+    let digest = mirror.one.add_blob(&repository(), content.clone());
+    let at_once = BodyScript::new(size, vec![Piece::Panic]);
+    mirror.one.once(Call::Blob, Act::Body(at_once));
+    let served = mirror.blob(&one(), digest, None).await.unwrap();
+    assert!(read(served.value).await.unwrap() == content);
+    assert_eq!(mirror.one.calls().blob, 2);
+
+    let mirror = Mirror::new();
+    mirror.one.add_blob(&repository(), content.clone());
+    let gate = Gate::new();
+    let first = Piece::Bytes(content.slice(..1000));
+    let pieces = vec![first, Piece::Wait(gate.clone()), Piece::Panic];
+    mirror
+        .one
+        .once(Call::Blob, Act::Body(BodyScript::new(size, pieces)));
+    let cut = mirror.blob(&one(), digest, None).await.unwrap();
+    gate.open();
+    let (received, error) = read_what_comes(cut.value).await;
+    assert!(matches!(error, Some(CacheError::Closed)), "{error:?}");
+    assert_eq!(received, content[..received.len()]);
+    let served = mirror.blob(&one(), digest, None).await.unwrap();
+    assert!(read(served.value).await.unwrap() == content);
 }
 
 #[tokio::test]

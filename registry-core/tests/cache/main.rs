@@ -4,5 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod blobs;
+mod failing_store;
 mod manifests;
 mod support;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use registry_core::testing::{ManualClock, ScriptedUpstream};
+use registry_core::testing::content::sample;
+use registry_core::testing::{FaultingStore, ManualClock, ScriptedUpstream};
 use registry_core::{
     BlobBody, BlobPayload, CacheError, Caller, Digest, Limits, Manifest, MemoryStore, Origin,
     RangeRequest, Reference, RegistryCache, Repository, Served, Stores, Tag, UpstreamEntry,
@@ -15,7 +16,7 @@ use registry_core::{
 /// A mirror of two upstreams, `one.example` and `two.example`.
 pub(crate) struct Mirror {
     pub(crate) cache: RegistryCache,
-    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) store: Arc<FaultingStore<MemoryStore>>,
     pub(crate) one: Arc<ScriptedUpstream>,
     pub(crate) two: Arc<ScriptedUpstream>,
     pub(crate) clock: Arc<ManualClock>,
@@ -31,17 +32,8 @@ impl Mirror {
     }
 
     pub(crate) fn with(policy: UpstreamPolicy, limits: Limits) -> Self {
-        let store = Arc::new(MemoryStore::new());
-        Self::over(Stores::of(Arc::clone(&store)), store, policy, limits)
-    }
-
-    /// On `stores`, which keep their content in `store` in the end.
-    pub(crate) fn over(
-        stores: Stores,
-        store: Arc<MemoryStore>,
-        policy: UpstreamPolicy,
-        limits: Limits,
-    ) -> Self {
+        let store = Arc::new(FaultingStore::new(MemoryStore::new()));
+        let stores = Stores::of(Arc::clone(&store));
         let (one, two) = (ScriptedUpstream::new(), ScriptedUpstream::new());
         let clock = Arc::new(ManualClock::default());
         let mut upstreams = Upstreams::new();
@@ -145,15 +137,7 @@ pub(crate) fn push(upstream: &ScriptedUpstream, name: &str, under: &str) -> Mani
 
 /// Bytes that do not repeat, so that a misplaced piece shows.
 pub(crate) fn bytes(len: usize) -> Bytes {
-    let mut state = 0x9E37_79B9_u32;
-    (0..len)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state.to_le_bytes()[0]
-        })
-        .collect()
+    sample(len, 1)
 }
 
 /// Reads a body to its end.
