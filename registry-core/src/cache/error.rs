@@ -39,6 +39,9 @@ pub enum CacheError {
     /// Too many fills or bypasses are under way.
     #[error("too many downloads are under way")]
     Overloaded,
+    /// The task that did the work died without a result: a panic, or the end of a shutdown.
+    #[error("the work on it was lost before it was done")]
+    Lost,
     /// The cache is shutting down.
     #[error("the cache is shutting down")]
     Closed,

@@ -67,8 +67,7 @@ where
         };
         match answer.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(answer)) => answer.clone(),
-            // The task panicked, or was never run because the cache is closed.
-            _ => Err(CacheError::Closed),
+            _ => Err(CacheError::Lost),
         }
     }
 }

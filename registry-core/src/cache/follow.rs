@@ -56,7 +56,7 @@ impl Follower {
             .fill
             .wait(|now| now.written.min(releasable) > position)
             .await;
-        let progress = progress.ok_or(CacheError::Closed)?;
+        let progress = progress.ok_or(CacheError::Lost)?;
         let readable = match progress.end {
             Some(End::Failed(error)) => return Err(error),
             Some(End::Whole | End::Stored) => self.head.size,

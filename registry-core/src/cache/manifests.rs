@@ -101,7 +101,7 @@ impl Inner {
             Some(Err(CacheError::Upstream(error))) if error.allows_stale() => {
                 StaleReason::of(&error)
             }
-            Some(Err(CacheError::Closed)) => StaleReason::Unavailable,
+            Some(Err(CacheError::Closed | CacheError::Lost)) => StaleReason::Unavailable,
             Some(Err(error)) => return Err(error),
             None => StaleReason::Timeout,
         };

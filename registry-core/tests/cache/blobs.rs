@@ -259,7 +259,7 @@ async fn a_fill_that_panics_is_begun_again() {
     let cut = mirror.blob(&one(), digest, None).await.unwrap();
     gate.open();
     let (received, error) = read_what_comes(cut.value).await;
-    assert!(matches!(error, Some(CacheError::Closed)), "{error:?}");
+    assert!(matches!(error, Some(CacheError::Lost)), "{error:?}");
     assert_eq!(received, content[..received.len()]);
     let served = mirror.blob(&one(), digest, None).await.unwrap();
     assert!(read(served.value).await.unwrap() == content);
@@ -698,6 +698,6 @@ async fn closing_ends_a_fill_that_does_not_end_by_itself() {
     mirror.cache.close(Duration::from_secs(5)).await;
     assert_eq!(started.elapsed(), Duration::from_secs(5));
     let (_, error) = read_what_comes(served.value).await;
-    assert!(matches!(error, Some(CacheError::Closed)), "{error:?}");
+    assert!(matches!(error, Some(CacheError::Lost)), "{error:?}");
     assert_eq!(mirror.cache.fills_active(), 0);
 }
