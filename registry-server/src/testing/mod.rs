@@ -1,0 +1,494 @@
+//! A registry to test against: in this process, with generated images, faults on request, and
+//! counters of every request and byte.
+//!
+//! It is what our own tests, examples and benchmarks pull from, and is of use to anyone who embeds
+//! the mirror, or writes any other client of registries. It listens on a port of `127.0.0.1`, holds
+//! images that are computed and not stored (a blob of a gigabyte costs no memory), and commits the
+//! faults that real registries and networks commit: wrong bytes, short and stalled bodies, resets,
+//! lying lengths, redirects, tokens.
+//!
+//! ```
+//! use http::Method;
+//! use registry_server::testing::{Fault, FixtureRegistry, ImageSpec, Match, Object, Times};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let registry = FixtureRegistry::start().await;
+//! let image = registry.add_image("library/app", "latest", &ImageSpec::new(1).layers(&[1 << 20]));
+//! let layer = image.layers[0].digest;
+//! registry.fault(Match::blob(layer), Times::Once, Fault::Short { after: 1000 });
+//!
+//! // … pull `library/app:latest` from `registry.url()`, and then:
+//! assert_eq!(registry.count(Method::GET, Object::Blob), 0);
+//! assert_eq!(registry.blob_bytes_sent(&layer), 0);
+//! # }
+//! ```
+//!
+//! This module panics where a test asks for what cannot be, such as a malformed name: it is made
+//! for tests, which have no better use for an error.
+
+mod answer;
+mod behaviour;
+mod content;
+mod fault;
+mod image;
+mod serve;
+mod stats;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use registry_core::{Descriptor, Digest, Repository, Tag};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use behaviour::{Behaviour, BlobRedirect, TokenAuth};
+pub use fault::{Fault, Gate, Match, Times};
+pub use image::{FixtureImage, ImageFormat, ImageSpec};
+pub use stats::{Object, Recorded, Stats};
+
+use answer::Request;
+use content::{Generated, Library, Source, StoredManifest};
+use fault::FaultQueue;
+use image::parse_media_type;
+use stats::REQUESTS_KEPT_MAX;
+
+/// How long [`FixtureRegistry::wait_for`] waits before it gives the test up.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The media type of a blob that belongs to no image.
+const BLOB_MEDIA_TYPE: &str = "application/octet-stream";
+
+/// A registry in this process. It serves until it is stopped or dropped.
+///
+/// Everything but the waiting is synchronous, so that it may be set up from anywhere; all methods
+/// take `&self`, so that it can be shared.
+#[derive(Debug)]
+pub struct FixtureRegistry {
+    state: Arc<State>,
+    running: Mutex<Option<Running>>,
+}
+
+/// The tasks that serve.
+#[derive(Debug)]
+struct Running {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl FixtureRegistry {
+    /// Starts an empty registry on a free port of `127.0.0.1`.
+    ///
+    /// # Panics
+    ///
+    /// Where that address cannot be listened on.
+    pub async fn start() -> Self {
+        Self::start_over(Arc::default()).await
+    }
+
+    /// Starts another registry over the same content, with behaviour, faults and counters of its
+    /// own: storage for [`BlobRedirect::base`], or a second endpoint.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub async fn start_storage(&self) -> Self {
+        Self::start_over(Arc::clone(&self.state.library)).await
+    }
+
+    async fn start_over(library: Arc<Mutex<Library>>) -> Self {
+        let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+        let address = listener.local_addr().expect("a listener has an address");
+        let registry = Self {
+            state: Arc::new(State::new(address, library)),
+            running: Mutex::new(None),
+        };
+        registry.serve(listener);
+        registry
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let running = Running {
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let accepting = accept(
+            listener,
+            Arc::clone(&self.state),
+            running.stop.clone(),
+            running.tasks.clone(),
+        );
+        running.tasks.spawn(accepting);
+        *lock(&self.running) = Some(running);
+    }
+
+    /// Stops serving: connections that are open are closed at once, new ones are refused. Content,
+    /// behaviour, faults and counters stay. Returns when nothing listens any more.
+    pub async fn stop(&self) {
+        let running = lock(&self.running).take();
+        if let Some(running) = running {
+            running.stop.cancel();
+            running.tasks.close();
+            running.tasks.wait().await;
+        }
+    }
+
+    /// Serves again, on the same port.
+    ///
+    /// # Panics
+    ///
+    /// Where it was not stopped, or another process has taken the port.
+    pub async fn restart(&self) {
+        assert!(lock(&self.running).is_none(), "stop the registry first");
+        let listener = listen(self.state.address).await;
+        self.serve(listener);
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        self.state.url()
+    }
+
+    /// `127.0.0.1:PORT`, as it stands before a repository in an image's name.
+    pub fn host(&self) -> String {
+        self.state.address.to_string()
+    }
+
+    /// The address it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.state.address
+    }
+}
+
+/// Content.
+impl FixtureRegistry {
+    /// Puts an image into a repository, under a tag. Its bytes are hashed here and now: half a
+    /// second a gigabyte.
+    pub fn add_image(&self, repository: &str, tag: &str, spec: &ImageSpec) -> FixtureImage {
+        let built = spec.build();
+        let mut library = self.state.library();
+        let repository = checked(repository);
+        for (digest, source) in built.blobs {
+            library.add_blob(repository, digest, source);
+        }
+        let content = library.repository(repository);
+        content.manifests.extend(built.manifests);
+        let root = built.image.root().digest;
+        content.tags.insert(checked_tag(tag), root);
+        built.image
+    }
+
+    /// Puts a blob of generated bytes into a repository: the same for the same seed and size.
+    pub fn add_blob(&self, repository: &str, seed: u64, size: u64) -> Descriptor {
+        let source = Source::from(Generated::new(seed, size));
+        let descriptor = Descriptor {
+            media_type: parse_media_type(BLOB_MEDIA_TYPE),
+            digest: source.digest(),
+            size,
+        };
+        let mut library = self.state.library();
+        library.add_blob(checked(repository), descriptor.digest, source);
+        descriptor
+    }
+
+    /// Puts any bytes into a repository as a manifest of this media type; they are not looked at.
+    pub fn add_manifest(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Descriptor {
+        let manifest = StoredManifest {
+            media_type: parse_media_type(media_type),
+            bytes: bytes.into(),
+        };
+        let descriptor = manifest.descriptor();
+        let mut library = self.state.library();
+        let content = library.repository(checked(repository));
+        content.manifests.insert(descriptor.digest, manifest);
+        if let Some(tag) = tag {
+            content.tags.insert(checked_tag(tag), descriptor.digest);
+        }
+        descriptor
+    }
+
+    /// Lets a tag name another manifest of the same repository.
+    pub fn move_tag(&self, repository: &str, tag: &str, digest: Digest) {
+        let mut library = self.state.library();
+        let content = library.repository(checked(repository));
+        assert!(
+            content.manifests.contains_key(&digest),
+            "no manifest {digest} in {repository}"
+        );
+        content.tags.insert(checked_tag(tag), digest);
+    }
+
+    /// Deletes a tag; what it named stays.
+    pub fn delete_tag(&self, repository: &str, tag: &str) {
+        let mut library = self.state.library();
+        library.repository(checked(repository)).tags.remove(tag);
+    }
+
+    /// Deletes a blob from a repository; others keep it.
+    pub fn delete_blob(&self, repository: &str, digest: &Digest) {
+        let mut library = self.state.library();
+        library.repository(checked(repository)).blobs.remove(digest);
+    }
+
+    /// The bytes of a blob or a manifest, all in memory; none where nothing has this digest.
+    pub fn bytes(&self, digest: &Digest) -> Option<Bytes> {
+        let library = self.state.library();
+        if let Some(source) = library.blobs.get(digest) {
+            let length = usize::try_from(source.size()).expect("a blob fits into memory");
+            return Some(source.read(0, length));
+        }
+        let mut repositories = library.repositories.values();
+        let manifest = repositories.find_map(|content| content.manifests.get(digest))?;
+        Some(manifest.bytes.clone())
+    }
+}
+
+/// Behaviour and faults.
+impl FixtureRegistry {
+    /// Changes how it answers, from the next request on:
+    /// `registry.behave(|behaviour| behaviour.omit_digest = true)`.
+    pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut lock(&self.state.behaviour));
+    }
+
+    /// Scripts a fault. Each request takes the first that fits it, in the order they were given.
+    pub fn fault(&self, when: Match, times: Times, fault: Fault) {
+        lock(&self.state.faults).push(when, times, fault);
+    }
+
+    /// Forgets all faults that were not committed yet.
+    pub fn clear_faults(&self) {
+        lock(&self.state.faults).clear();
+    }
+
+    /// How many faults are still to be committed, not counting those of [`Times::Always`].
+    pub fn faults_left(&self) -> u64 {
+        lock(&self.state.faults).left()
+    }
+
+    /// Makes all tokens that were issued invalid.
+    pub fn revoke_tokens(&self) {
+        lock(&self.state.tokens).clear();
+    }
+}
+
+/// Counters.
+impl FixtureRegistry {
+    /// How many requests of this kind came.
+    pub fn count(&self, method: Method, object: Object) -> u64 {
+        self.state.stats.borrow().count(method, object)
+    }
+
+    /// How many requests came.
+    pub fn total(&self) -> u64 {
+        self.state.stats.borrow().total()
+    }
+
+    /// How many bytes of this blob were sent: handed to the operating system, whether or not the
+    /// client read them. Whoever has received a body finds all of it counted.
+    pub fn blob_bytes_sent(&self, digest: &Digest) -> u64 {
+        self.state.stats.borrow().blob_bytes_sent(digest)
+    }
+
+    /// How many bytes of bodies were sent, errors included.
+    pub fn body_bytes_sent(&self) -> u64 {
+        self.state.stats.borrow().body_bytes_sent
+    }
+
+    /// All counters at this moment.
+    pub fn stats(&self) -> Stats {
+        self.state.stats.borrow().clone()
+    }
+
+    /// The requests that came, in order; the first 65,536 of them.
+    pub fn requests(&self) -> Vec<Recorded> {
+        lock(&self.state.requests).clone()
+    }
+
+    /// Sets all counters to zero and forgets the requests.
+    pub fn reset_counters(&self) {
+        let mut requests = lock(&self.state.requests);
+        requests.clear();
+        self.state.stats.send_modify(Stats::reset);
+    }
+
+    /// Waits until the counters are as wanted, without polling:
+    /// `registry.wait_for(|stats| stats.in_flight == 0).await`.
+    ///
+    /// # Panics
+    ///
+    /// Where that takes longer than half a minute: with the counters, so that the test says why.
+    pub async fn wait_for(&self, wanted: impl FnMut(&Stats) -> bool) -> Stats {
+        let mut receiver = self.state.stats.subscribe();
+        let waiting = tokio::time::timeout(WAIT_MAX, receiver.wait_for(wanted));
+        match waiting.await {
+            Ok(stats) => stats.expect("the sender lives as long as self").clone(),
+            Err(_) => panic!("waited in vain; the counters are {:#?}", self.stats()),
+        }
+    }
+}
+
+impl Drop for FixtureRegistry {
+    fn drop(&mut self) {
+        if let Some(running) = lock(&self.running).take() {
+            running.stop.cancel();
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> TcpListener {
+    match TcpListener::bind(address).await {
+        Ok(listener) => listener,
+        Err(error) => panic!("cannot listen on {address}: {error}"),
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    state: Arc<State>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        // An accept fails where the client was gone before it, or without file descriptors left:
+        // in both cases the next one may succeed.
+        let Ok((stream, _)) = accepted else { continue };
+        // Small answers must not wait for the acknowledgement of the last one; where the option
+        // cannot be set, they do.
+        let _ = stream.set_nodelay(true);
+        state.stats.send_modify(|stats| stats.connections += 1);
+        let connection = serve::connection(stream, Arc::clone(&state));
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            // How a connection ends is for the client to judge.
+            let _ = stop.run_until_cancelled(connection).await;
+        });
+    }
+}
+
+/// What the connections of a registry share.
+struct State {
+    address: SocketAddr,
+    library: Arc<Mutex<Library>>,
+    behaviour: Mutex<Behaviour>,
+    faults: Mutex<FaultQueue>,
+    tokens: Mutex<Vec<String>>,
+    requests: Mutex<Vec<Recorded>>,
+    stats: watch::Sender<Stats>,
+}
+
+impl State {
+    fn new(address: SocketAddr, library: Arc<Mutex<Library>>) -> Self {
+        Self {
+            address,
+            library,
+            behaviour: Mutex::default(),
+            faults: Mutex::default(),
+            tokens: Mutex::default(),
+            requests: Mutex::default(),
+            stats: watch::Sender::default(),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn library(&self) -> MutexGuard<'_, Library> {
+        lock(&self.library)
+    }
+
+    fn behaviour(&self) -> Behaviour {
+        lock(&self.behaviour).clone()
+    }
+
+    fn take_fault(&self, method: &Method, object: Object, path: &str) -> Option<Fault> {
+        lock(&self.faults).take(method, object, path)
+    }
+
+    /// Counts a request and keeps it; its number, where there was room for it.
+    fn record(&self, request: &Request, object: Object) -> Option<usize> {
+        let mut requests = lock(&self.requests);
+        self.stats.send_modify(|stats| {
+            let kind = (request.method.clone(), object);
+            *stats.counts.entry(kind).or_default() += 1;
+            stats.in_flight += 1;
+            stats.in_flight_max = stats.in_flight_max.max(stats.in_flight);
+        });
+        if requests.len() == REQUESTS_KEPT_MAX {
+            return None;
+        }
+        requests.push(Recorded {
+            object,
+            method: request.method.clone(),
+            path: request.path.clone(),
+            query: request.raw_query.clone(),
+            headers: request.headers.clone(),
+            status: None,
+        });
+        Some(requests.len() - 1)
+    }
+
+    fn record_status(&self, record: Option<usize>, status: u16) {
+        let mut requests = lock(&self.requests);
+        // The counters may have been reset meanwhile.
+        if let Some(recorded) = record.and_then(|index| requests.get_mut(index)) {
+            recorded.status = Some(status);
+        }
+    }
+
+    fn count_body(&self, blob: Option<Digest>, bytes: u64) {
+        self.stats.send_modify(|stats| {
+            stats.body_bytes_sent += bytes;
+            if let Some(digest) = blob {
+                *stats.blob_bytes.entry(digest).or_default() += bytes;
+            }
+        });
+    }
+
+    /// A token for a scope. It tells its scope: what matters is whether it was issued.
+    fn issue_token(&self, scope: &str) -> String {
+        let mut tokens = lock(&self.tokens);
+        let token = format!("fixture-{}-{scope}", tokens.len());
+        tokens.push(token.clone());
+        token
+    }
+
+    fn token_grants(&self, token: &str, scope: &str) -> bool {
+        token.ends_with(scope) && lock(&self.tokens).iter().any(|issued| issued == token)
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Locks; what a panicking test has left is as good as ever, as nothing here is half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn checked(repository: &str) -> &str {
+    Repository::parse(repository).expect("a repository in a test is well-formed");
+    repository
+}
+
+fn checked_tag(tag: &str) -> String {
+    Tag::parse(tag).expect("a tag in a test is well-formed");
+    tag.to_owned()
+}
