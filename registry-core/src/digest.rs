@@ -14,6 +14,9 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// All of them: what a store may find.
+    pub const ALL: &'static [Self] = &[Self::Sha256, Self::Sha512];
+
     /// The registered identifier, as it stands before the colon of a digest.
     pub fn name(self) -> &'static str {
         match self {
