@@ -1,0 +1,125 @@
+//! Access times: in memory, written in batches. Losing the last of them costs a worse choice of
+//! what to evict, nothing else.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use registry_core::{LinkTarget, Timestamp};
+
+use crate::options::DiskOptions;
+
+pub(crate) struct Accesses {
+    recent: Mutex<Recent>,
+    batch_entries: usize,
+    write_every: Duration,
+}
+
+#[derive(Default)]
+struct Recent {
+    times: HashMap<LinkTarget, Timestamp>,
+    /// When the oldest of them came in.
+    since: Timestamp,
+}
+
+impl Accesses {
+    pub(crate) fn new(options: &DiskOptions) -> Self {
+        Self {
+            recent: Mutex::default(),
+            batch_entries: options.access_batch_entries,
+            write_every: options.access_write_every,
+        }
+    }
+
+    /// Records an access; whether a batch is due.
+    pub(crate) fn touch(&self, target: LinkTarget, now: Timestamp) -> bool {
+        let mut recent = self.recent();
+        if recent.times.is_empty() {
+            recent.since = now;
+        }
+        // Where the batch that is due cannot be written, what is new is not recorded.
+        if recent.times.len() < self.batch_entries * 2 || recent.times.contains_key(&target) {
+            recent.times.insert(target, now);
+        }
+        recent.times.len() >= self.batch_entries || now.since(recent.since) >= self.write_every
+    }
+
+    pub(crate) fn forget(&self, target: LinkTarget) {
+        self.recent().times.remove(&target);
+    }
+
+    pub(crate) fn get(&self, target: LinkTarget) -> Option<Timestamp> {
+        self.recent().times.get(&target).copied()
+    }
+
+    /// The batch.
+    pub(crate) fn take(&self) -> HashMap<LinkTarget, Timestamp> {
+        std::mem::take(&mut self.recent().times)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use registry_core::testing::content::digest_of;
+
+    use super::*;
+
+    fn target(n: usize) -> LinkTarget {
+        LinkTarget::Blob(digest_of(&n.to_le_bytes()))
+    }
+
+    fn accesses() -> Accesses {
+        let mut options = DiskOptions::default();
+        options.access_batch_entries = 3;
+        options.access_write_every = Duration::from_millis(10);
+        Accesses::new(&options)
+    }
+
+    #[test]
+    fn a_batch_is_due_when_it_is_large() {
+        let accesses = accesses();
+        let now = Timestamp::from_millis(1_000);
+        let due: Vec<bool> = (0..4).map(|n| accesses.touch(target(n), now)).collect();
+        assert_eq!(due, [false, false, true, true]);
+        assert_eq!(accesses.take().len(), 4);
+        assert!(!accesses.touch(target(0), now));
+    }
+
+    #[test]
+    fn a_batch_is_due_when_it_is_old() {
+        let accesses = accesses();
+        for (at, due) in [(1_000, false), (1_009, false), (1_010, true)] {
+            assert_eq!(
+                accesses.touch(target(1), Timestamp::from_millis(at)),
+                due,
+                "{at}"
+            );
+        }
+        assert_eq!(accesses.get(target(1)), Some(Timestamp::from_millis(1_010)));
+        accesses.take();
+        assert!(
+            !accesses.touch(target(1), Timestamp::from_millis(5_000)),
+            "a new batch"
+        );
+    }
+
+    #[test]
+    fn memory_is_bounded_where_no_batch_is_written() {
+        let accesses = accesses();
+        for n in 0..100 {
+            accesses.touch(target(n), Timestamp::from_millis(1));
+        }
+        accesses.touch(target(0), Timestamp::from_millis(2));
+        let batch = accesses.take();
+        assert_eq!(batch.len(), 6);
+        assert_eq!(
+            batch[&target(0)],
+            Timestamp::from_millis(2),
+            "known ones are updated"
+        );
+    }
+}

@@ -1,0 +1,399 @@
+//! The store as its users hold it: async in front of a [`Folder`].
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use registry_core::{
+    BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Digest, Link, LinkStore,
+    LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, StoreError, StoreOperation, Tag,
+    TagRecord, TagStore, Timestamp, UpstreamId,
+};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+use tokio_util::task::TaskTracker;
+
+use crate::error::OpenError;
+use crate::folder::{Folder, Recovery};
+use crate::options::{DiskOptions, LIST_PAGE_ENTRIES};
+use crate::spool::DiskSink;
+
+/// The embedded store: all four contracts over one data folder. Cloning gives another handle to
+/// the same store.
+///
+/// Every call that touches the disk or the index hops to a thread that may block. A manifest that
+/// was asked for lately is in memory and costs no hop.
+///
+/// Dropping the last handle loses access times and what the index holds in memory for at most
+/// [`DiskOptions::index_flush_every`]; [`Self::close`] loses nothing.
+#[derive(Clone)]
+pub struct DiskStore {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    /// `None` once the store is closed.
+    folder: RwLock<Option<Arc<Folder>>>,
+    /// Closed with the store.
+    turns: Arc<Semaphore>,
+    hops: TaskTracker,
+    recovery: Recovery,
+}
+
+impl DiskStore {
+    /// Opens a data folder, and makes it if it is not there.
+    ///
+    /// The time it takes does not grow with what is stored, except where the index has to be made
+    /// anew: then it grows with the number of blobs.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    ///
+    /// # Cancellation
+    ///
+    /// The folder is opened nevertheless, and closed at once.
+    pub async fn open(dir: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        Self::open_with(dir, DiskOptions::default()).await
+    }
+
+    /// The same, with other limits.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    ///
+    /// # Cancellation
+    ///
+    /// The folder is opened nevertheless, and closed at once.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn open_with(
+        dir: impl Into<PathBuf>,
+        options: DiskOptions,
+    ) -> Result<Self, OpenError> {
+        let dir = dir.into();
+        let turns = Arc::new(Semaphore::new(options.blocking_calls_max));
+        let opened = tokio::task::spawn_blocking(move || Folder::open(dir, &options));
+        let (folder, recovery) = match opened.await {
+            Ok(opened) => opened?,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        };
+        let shared = Shared {
+            folder: RwLock::new(Some(Arc::new(folder))),
+            turns,
+            hops: TaskTracker::new(),
+            recovery,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// What opening had to put right.
+    pub fn recovery(&self) -> &Recovery {
+        &self.shared.recovery
+    }
+
+    /// How often since opening content was found missing or damaged, and was forgotten.
+    pub fn forgotten(&self) -> u64 {
+        self.shared.folder().map_or(0, |folder| folder.forgotten())
+    }
+
+    /// When some content was last opened, as far as that was recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it cannot be told.
+    pub async fn accessed_at(&self, target: LinkTarget) -> Result<Option<Timestamp>, StoreError> {
+        let accessed = move |folder: &Folder| folder.accessed(target);
+        self.shared.blocking(StoreOperation::Index, accessed).await
+    }
+
+    /// Waits for the calls that are under way, makes everything durable and gives the folder free.
+    /// Every later call, also of a sink or a reader, is [`StoreError::Closed`]. Closing twice is
+    /// fine.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where not everything could be made durable: what a crash would have left
+    /// is then there.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        shared.turns.close();
+        shared.hops.close();
+        shared.hops.wait().await;
+        let Some(folder) = shared.take_folder() else {
+            return Ok(());
+        };
+        // Dropped where it may block: sled flushes once more.
+        let closing = tokio::task::spawn_blocking(move || folder.close());
+        joined(StoreOperation::Index, closing.await)
+    }
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStore")
+            .field("recovery", &self.shared.recovery)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Runs `work` where it may block: the only way from here into the folder.
+    ///
+    /// # Cancellation
+    ///
+    /// Before its turn it does not run; once it runs, it runs to its end.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        operation: StoreOperation,
+        work: impl FnOnce(&Folder) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let closed = StoreError::Closed { operation };
+        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else {
+            return Err(closed);
+        };
+        let Some(folder) = self.folder() else {
+            return Err(closed);
+        };
+        let hop = self.hops.spawn_blocking(move || {
+            let result = work(&folder);
+            // In this order: whoever waits for all turns finds nobody in the folder.
+            drop(folder);
+            drop(turn);
+            result
+        });
+        joined(operation, hop.await)
+    }
+
+    /// Drops what may block when it is dropped.
+    pub(crate) fn drop_blocking<T: Send + 'static>(&self, value: T) {
+        match Handle::try_current() {
+            Ok(runtime) => drop(self.hops.spawn_blocking_on(move || drop(value), &runtime)),
+            // Not on a runtime's thread, so it may block here.
+            Err(_) => drop(value),
+        }
+    }
+
+    fn take_folder(&self) -> Option<Arc<Folder>> {
+        let mut folder = self.folder.write().unwrap_or_else(PoisonError::into_inner);
+        folder.take()
+    }
+
+    fn folder(&self) -> Option<Arc<Folder>> {
+        let folder = self.folder.read().unwrap_or_else(PoisonError::into_inner);
+        folder.clone()
+    }
+
+    /// A manifest that is in memory, without a hop.
+    fn hot_manifest(self: &Arc<Self>, digest: Digest) -> Option<Manifest> {
+        let folder = self.folder()?;
+        let manifest = folder.hot_manifest(digest)?;
+        if folder.touch(LinkTarget::Manifest(digest)) {
+            self.write_accesses(folder);
+        }
+        Some(manifest)
+    }
+
+    /// Writes access times in the background, unless there is no turn free: then they are still
+    /// due.
+    fn write_accesses(&self, folder: Arc<Folder>) {
+        if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
+            self.hops.spawn_blocking(move || {
+                if let Err(error) = folder.write_accesses() {
+                    tracing::warn!(%error, "access times were lost");
+                }
+                drop(folder);
+                drop(turn);
+            });
+        }
+    }
+}
+
+/// What a blocking call gave. A panic in it goes on here; one that the runtime did not begin
+/// because it is shutting down found the store closed.
+fn joined<T>(
+    operation: StoreOperation,
+    joined: Result<Result<T, StoreError>, JoinError>,
+) -> Result<T, StoreError> {
+    match joined.map_err(JoinError::try_into_panic) {
+        Ok(result) => result,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => Err(StoreError::Closed { operation }),
+    }
+}
+
+impl BlobStore for DiskStore {
+    fn stat(&self, digest: Digest) -> BoxFuture<'_, Result<Option<BlobStat>, StoreError>> {
+        let stat = move |folder: &Folder| folder.stat_blob(digest);
+        Box::pin(self.shared.blocking(StoreOperation::Stat, stat))
+    }
+
+    fn open(
+        &self,
+        digest: Digest,
+        range: Option<RangeRequest>,
+    ) -> BoxFuture<'_, Result<Option<BlobBody>, StoreError>> {
+        let open = move |folder: &Folder| {
+            let blob = folder.find_blob(digest)?;
+            Ok(blob.map(|(file, size)| BlobBody {
+                size,
+                range: bytes_of(range, size),
+                payload: BlobPayload::File(Arc::new(file)),
+            }))
+        };
+        Box::pin(self.shared.blocking(StoreOperation::Read, open))
+    }
+
+    fn stage(
+        &self,
+        size_hint: Option<u64>,
+    ) -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>> {
+        Box::pin(async move {
+            let sink = DiskSink::stage(Arc::clone(&self.shared), size_hint).await?;
+            Ok(Box::new(sink) as Box<dyn BlobSink>)
+        })
+    }
+
+    fn remove(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let remove = move |folder: &Folder| folder.remove_blob(digest);
+        Box::pin(self.shared.blocking(StoreOperation::Remove, remove))
+    }
+
+    fn list(&self) -> BoxStream<'_, Result<BlobStat, StoreError>> {
+        let next_page = async |after: Option<Digest>| {
+            let page = move |folder: &Folder| folder.index.blobs(after, LIST_PAGE_ENTRIES);
+            let page = self.shared.blocking(StoreOperation::List, page).await?;
+            let last = page.last().map(|stat| stat.digest);
+            Ok(last.map(|last| (stream::iter(page).map(Ok), Some(last))))
+        };
+        stream::try_unfold(None, next_page).try_flatten().boxed()
+    }
+}
+
+fn bytes_of(range: Option<RangeRequest>, size: u64) -> ByteRange {
+    let nothing = ByteRange::new(size, size).expect("its end is its start");
+    range.map_or(ByteRange::whole(size), |range| {
+        range.resolve(size).unwrap_or(nothing)
+    })
+}
+
+impl ManifestStore for DiskStore {
+    fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>> {
+        Box::pin(async move {
+            if let Some(manifest) = self.shared.hot_manifest(digest) {
+                return Ok(Some(manifest));
+            }
+            let load = move |folder: &Folder| folder.manifest(digest);
+            self.shared.blocking(StoreOperation::Read, load).await
+        })
+    }
+
+    fn put_manifest(&self, manifest: Manifest) -> BoxFuture<'_, Result<(), StoreError>> {
+        let put = move |folder: &Folder| folder.put_manifest(&manifest);
+        Box::pin(self.shared.blocking(StoreOperation::Commit, put))
+    }
+
+    fn remove_manifest(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let remove = move |folder: &Folder| folder.remove_manifest(digest);
+        Box::pin(self.shared.blocking(StoreOperation::Remove, remove))
+    }
+}
+
+impl TagStore for DiskStore {
+    fn tag<'a>(
+        &'a self,
+        origin: &'a Origin,
+        tag: &'a Tag,
+    ) -> BoxFuture<'a, Result<Option<TagRecord>, StoreError>> {
+        let (origin, tag) = (origin.clone(), tag.clone());
+        let get = move |folder: &Folder| folder.index.tag(&origin, &tag);
+        Box::pin(self.shared.blocking(StoreOperation::Index, get))
+    }
+
+    fn put_tag<'a>(
+        &'a self,
+        origin: &'a Origin,
+        tag: &'a Tag,
+        record: TagRecord,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (origin, tag) = (origin.clone(), tag.clone());
+        let put = move |folder: &Folder| folder.index.put_tag(&origin, &tag, &record);
+        Box::pin(self.shared.blocking(StoreOperation::Index, put))
+    }
+
+    fn remove_tag<'a>(
+        &'a self,
+        origin: &'a Origin,
+        tag: &'a Tag,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let (origin, tag) = (origin.clone(), tag.clone());
+        let remove = move |folder: &Folder| folder.index.remove_tag(&origin, &tag);
+        Box::pin(self.shared.blocking(StoreOperation::Index, remove))
+    }
+
+    fn tags<'a>(
+        &'a self,
+        origin: &'a Origin,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Tag>, StoreError>> {
+        let (origin, after) = (origin.clone(), after.map(str::to_owned));
+        let page = move |folder: &Folder| folder.index.tags(&origin, after.as_deref(), limit);
+        Box::pin(self.shared.blocking(StoreOperation::List, page))
+    }
+}
+
+impl LinkStore for DiskStore {
+    fn linked<'a>(
+        &'a self,
+        origin: &'a Origin,
+        target: LinkTarget,
+    ) -> BoxFuture<'a, Result<Option<Link>, StoreError>> {
+        let origin = origin.clone();
+        let get = move |folder: &Folder| folder.index.linked(&origin, target);
+        Box::pin(self.shared.blocking(StoreOperation::Index, get))
+    }
+
+    fn link<'a>(
+        &'a self,
+        origin: &'a Origin,
+        links: Vec<Link>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let origin = origin.clone();
+        let link = move |folder: &Folder| folder.index.link(&origin, &links);
+        Box::pin(self.shared.blocking(StoreOperation::Index, link))
+    }
+
+    fn unlink<'a>(
+        &'a self,
+        origin: &'a Origin,
+        target: LinkTarget,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let origin = origin.clone();
+        let unlink = move |folder: &Folder| folder.index.unlink(&origin, target);
+        Box::pin(self.shared.blocking(StoreOperation::Index, unlink))
+    }
+
+    fn origins<'a>(
+        &'a self,
+        upstream: Option<&'a UpstreamId>,
+        after: Option<&'a Origin>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Origin>, StoreError>> {
+        let (upstream, after) = (upstream.cloned(), after.cloned());
+        let page = move |folder: &Folder| {
+            folder
+                .index
+                .origins(upstream.as_ref(), after.as_ref(), limit)
+        };
+        Box::pin(self.shared.blocking(StoreOperation::List, page))
+    }
+}

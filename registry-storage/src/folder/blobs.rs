@@ -1,0 +1,255 @@
+//! Blobs: a row that says so, and the file it speaks of. The crash table is in the crate's
+//! documentation; the names of the steps are those of [`Step`].
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+
+use registry_core::{BlobStat, Digest, Hasher, LinkTarget, StoreError, StoreOperation, Verified};
+use tempfile::TempPath;
+
+use super::Folder;
+use crate::index::keys::{BlobRow, Intent};
+use crate::layout::{Kind, found, sync_folder};
+use crate::step::Step;
+
+/// Bytes that are hashed at a time where a file is proven.
+const PROVE_BYTES: usize = 1 << 20;
+
+impl Folder {
+    /// Gives a verified file its place, durably; where the blob is there already, only removes
+    /// the file.
+    pub(crate) fn commit_blob(
+        &self,
+        file: &File,
+        partial: TempPath,
+        verified: &Verified,
+    ) -> Result<(), StoreError> {
+        let operation = StoreOperation::Commit;
+        let failed = |source| StoreError::io(operation, source);
+        let (digest, size) = (verified.digest(), verified.size());
+        if file.metadata().map_err(failed)?.len() != size {
+            return Err(StoreError::Corrupt {
+                operation,
+                what: "other bytes were verified than were written",
+            });
+        }
+        file.sync_all().map_err(failed)?;
+        self.step(Step::FileSynced);
+
+        let _turn = self.turn(digest);
+        if self.agreeing(digest)?.is_some() {
+            // Whoever committed it had this turn until it was durable.
+            return Ok(());
+        }
+        self.index.put_intent(digest, Intent::Commit { size })?;
+        self.index.flush()?;
+        self.step(Step::IntentFlushed);
+        let placed = self.place_blob(partial, digest, size);
+        if placed.is_err() {
+            // As if it had not begun; where that fails too, the next start or the next call
+            // about this digest finds what is left.
+            let _ = fs::remove_file(self.layout.content(Kind::Blob, digest));
+        }
+        // An intent that stays is settled at the next start, by what is there then.
+        let _ = self.index.remove_intent(digest);
+        self.step(Step::IntentRemoved);
+        placed?;
+        self.touch(LinkTarget::Blob(digest));
+        Ok(())
+    }
+
+    fn place_blob(&self, partial: TempPath, digest: Digest, size: u64) -> Result<(), StoreError> {
+        let failed = |source| StoreError::io(StoreOperation::Commit, source);
+        self.place(partial, Kind::Blob, digest).map_err(failed)?;
+        self.step(Step::Renamed);
+        let path = self.layout.content(Kind::Blob, digest);
+        let folder = path.parent().expect("it is in a folder");
+        sync_folder(folder).map_err(failed)?;
+        self.step(Step::FolderSynced);
+        let is_proven = true;
+        self.index.put_blob(digest, BlobRow { size, is_proven })?;
+        self.step(Step::RowWritten);
+        Ok(())
+    }
+
+    /// Moves a partial file to the place of some content.
+    pub(super) fn place(&self, partial: TempPath, kind: Kind, digest: Digest) -> io::Result<()> {
+        let path = self.layout.content(kind, digest);
+        let Err(failed) = partial.persist(&path) else {
+            return Ok(());
+        };
+        if failed.error.kind() != io::ErrorKind::NotFound {
+            return Err(failed.error);
+        }
+        // The first of its folder.
+        self.layout.make_place(kind, digest)?;
+        failed.path.persist(&path).map_err(|failed| failed.error)
+    }
+
+    /// Removes a blob; whether it was there.
+    pub(crate) fn remove_blob(&self, digest: Digest) -> Result<bool, StoreError> {
+        let failed = |source| StoreError::io(StoreOperation::Remove, source);
+        let _turn = self.turn(digest);
+        let path = self.layout.content(Kind::Blob, digest);
+        let has_file = found(fs::metadata(&path)).map_err(failed)?.is_some();
+        if self.index.blob(digest)?.is_none() && !has_file {
+            return Ok(false);
+        }
+        self.discard_blob(digest)?;
+        Ok(has_file)
+    }
+
+    /// Removes row and file of a blob, in its turn.
+    fn discard_blob(&self, digest: Digest) -> Result<(), StoreError> {
+        self.index.put_intent(digest, Intent::Remove)?;
+        self.index.remove_blob(digest)?;
+        self.index.remove_accessed(LinkTarget::Blob(digest))?;
+        self.accesses.forget(LinkTarget::Blob(digest));
+        // The row is gone for good before the file goes (I6).
+        self.index.flush()?;
+        self.step(Step::RowRemoved);
+        let removed = self.remove_file(digest);
+        removed.map_err(|source| StoreError::io(StoreOperation::Remove, source))?;
+        self.step(Step::FileRemoved);
+        self.index.remove_intent(digest)?;
+        self.step(Step::IntentRemoved);
+        Ok(())
+    }
+
+    fn remove_file(&self, digest: Digest) -> io::Result<()> {
+        let path = self.layout.content(Kind::Blob, digest);
+        if found(fs::remove_file(&path))?.is_some() {
+            sync_folder(path.parent().expect("it is in a folder"))?;
+        }
+        Ok(())
+    }
+
+    /// What is told of a blob without opening it.
+    pub(crate) fn stat_blob(&self, digest: Digest) -> Result<Option<BlobStat>, StoreError> {
+        let failed = |source| StoreError::io(StoreOperation::Stat, source);
+        let row = self.index.blob(digest)?;
+        let path = self.layout.content(Kind::Blob, digest);
+        let file = found(fs::metadata(path)).map_err(failed)?;
+        match (row, file) {
+            (None, None) => Ok(None),
+            (Some(row), Some(file)) if row.size == file.len() => {
+                let size = row.size;
+                Ok(Some(BlobStat { digest, size }))
+            }
+            _ => {
+                let settled = self.settle_blob(digest)?;
+                Ok(settled.map(|(_, size)| BlobStat { digest, size }))
+            }
+        }
+    }
+
+    /// A blob's file and size. Counts as an access.
+    pub(crate) fn find_blob(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
+        let blob = match self.agreeing(digest)? {
+            Some(blob) => Some(blob),
+            None => self.settle_blob(digest)?,
+        };
+        if blob.is_some() && self.touch(LinkTarget::Blob(digest)) {
+            self.write_accesses()?;
+        }
+        Ok(blob)
+    }
+
+    /// The blob, where its row is proven and its file is of the row's size.
+    fn agreeing(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
+        let Some(row) = self.index.blob(digest)?.filter(|row| row.is_proven) else {
+            return Ok(None);
+        };
+        let (file, len) = match self.open_file(digest)? {
+            Some(opened) => opened,
+            None => return Ok(None),
+        };
+        Ok((len == row.size).then_some((file, len)))
+    }
+
+    fn open_file(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
+        let opened = || {
+            let path = self.layout.content(Kind::Blob, digest);
+            let Some(file) = found(File::open(path))? else {
+                return Ok(None);
+            };
+            let len = file.metadata()?.len();
+            Ok(Some((file, len)))
+        };
+        opened().map_err(|source| StoreError::io(StoreOperation::Read, source))
+    }
+
+    /// Makes row and file agree, in their turn, by what the file is:
+    /// - none: the row is forgotten;
+    /// - not of the size of a proven row: both are forgotten;
+    /// - without a row, or with one that is not proven: it is hashed, and then both are kept or
+    ///   both forgotten. Only a rebuild, and an index that lost its last records, leave such.
+    fn settle_blob(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
+        let _turn = self.turn(digest);
+        let row = self.index.blob(digest)?;
+        let Some((file, size)) = self.open_file(digest)? else {
+            if row.is_some() {
+                self.forget_blob(digest, "its file is missing")?;
+            }
+            return Ok(None);
+        };
+        match row {
+            Some(row) if row.size != size => {
+                self.forget_blob(digest, "its file is not of the size that was recorded")?;
+                Ok(None)
+            }
+            Some(row) if row.is_proven => Ok(Some((file, size))),
+            _ if is_content(&file, digest)? => {
+                let is_proven = true;
+                self.index.put_blob(digest, BlobRow { size, is_proven })?;
+                Ok(Some((file, size)))
+            }
+            _ => {
+                self.forget_blob(digest, "its file does not match its digest")?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Removes a damaged blob, in its turn, and says so.
+    fn forget_blob(&self, digest: Digest, why: &'static str) -> Result<(), StoreError> {
+        tracing::warn!(%digest, why, "a stored blob is forgotten, and will be fetched anew");
+        self.count_forgotten();
+        self.discard_blob(digest)
+    }
+
+    /// Brings to its end what a crash interrupted: a row that stands keeps its file; a file that
+    /// was about to be committed, and is whole, was verified and synced before the intent was
+    /// recorded, so it gets its row; any other file goes.
+    pub(super) fn settle_intent(&self, digest: Digest, intent: Intent) -> Result<(), StoreError> {
+        let _turn = self.turn(digest);
+        let row = self.index.blob(digest)?;
+        let file = self.open_file(digest)?;
+        match (row, file, intent) {
+            (Some(_), ..) | (None, None, _) => {}
+            (None, Some((_, len)), Intent::Commit { size }) if len == size => {
+                let is_proven = true;
+                self.index.put_blob(digest, BlobRow { size, is_proven })?;
+            }
+            (None, Some(_), _) => {
+                let removed = self.remove_file(digest);
+                removed.map_err(|source| StoreError::io(StoreOperation::Remove, source))?;
+            }
+        }
+        self.index.remove_intent(digest)
+    }
+}
+
+/// Whether a file's bytes have this digest.
+fn is_content(mut file: &File, digest: Digest) -> Result<bool, StoreError> {
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut buffer = vec![0; PROVE_BYTES];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.verify(digest).is_ok()),
+            Ok(len) => hasher.update(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(StoreError::io(StoreOperation::Read, error)),
+        }
+    }
+}

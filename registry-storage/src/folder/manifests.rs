@@ -1,0 +1,119 @@
+//! Manifests: a file each, which needs no row.
+//!
+//! A manifest is small enough to be hashed whenever it is read, so its file proves itself: it is
+//! there and whole, or it is absent. Hence nothing has to be synced while an image is being
+//! pulled, no crash leaves a file that nobody knows of, and losing the index loses no manifest
+//! (I10). The first line of the file is the media type, the rest are the manifest's bytes (I9).
+
+use std::fs;
+use std::io::{self, Write as _};
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use registry_core::{Digest, LinkTarget, Manifest, MediaType, StoreError, StoreOperation};
+
+use super::Folder;
+use crate::layout::{Kind, found};
+use crate::step::Step;
+
+/// Manifests that were asked for lately; at most so many bytes of them.
+pub(super) type Hot = quick_cache::sync::Cache<Digest, Manifest, Weigh>;
+
+/// How many manifests the cache makes room for at first.
+const HOT_ENTRIES: usize = 1_024;
+/// What a manifest takes beside its bytes.
+const HOT_ENTRY_BYTES: u64 = 512;
+
+#[derive(Clone)]
+pub(super) struct Weigh;
+
+impl Weighter<Digest, Manifest> for Weigh {
+    fn weight(&self, _: &Digest, manifest: &Manifest) -> u64 {
+        manifest.bytes().len() as u64 + HOT_ENTRY_BYTES
+    }
+}
+
+pub(super) fn hot(bytes_max: u64) -> Hot {
+    Hot::with_weighter(HOT_ENTRIES, bytes_max, Weigh)
+}
+
+impl Folder {
+    /// The manifest, from memory or from its file. Counts as an access.
+    pub(crate) fn manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
+        let _turn = self.turn(digest);
+        let manifest = match self.manifests.get(&digest) {
+            Some(manifest) => Some(manifest),
+            None => self.load_manifest(digest)?,
+        };
+        if manifest.is_some() && self.touch(LinkTarget::Manifest(digest)) {
+            self.write_accesses()?;
+        }
+        Ok(manifest)
+    }
+
+    /// Keeps a manifest, unless it is kept already.
+    pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let digest = manifest.digest();
+        let _turn = self.turn(digest);
+        if self.load_manifest(digest)?.is_some() {
+            return Ok(());
+        }
+        self.space.check(manifest.bytes().len() as u64)?;
+        self.write_manifest(manifest)
+            .map_err(|source| StoreError::io(StoreOperation::Commit, source))?;
+        self.step(Step::ManifestRenamed);
+        self.manifests.insert(digest, manifest.clone());
+        self.touch(LinkTarget::Manifest(digest));
+        Ok(())
+    }
+
+    fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
+        let mut file = self.layout.new_partial()?;
+        writeln!(file, "{}", manifest.media_type())?;
+        file.write_all(manifest.bytes())?;
+        self.step(Step::ManifestWritten);
+        self.place(file.into_temp_path(), Kind::Manifest, manifest.digest())
+    }
+
+    /// Removes a manifest; whether it was there.
+    pub(crate) fn remove_manifest(&self, digest: Digest) -> Result<bool, StoreError> {
+        let _turn = self.turn(digest);
+        self.manifests.remove(&digest);
+        let removed = found(fs::remove_file(self.layout.content(Kind::Manifest, digest)))
+            .map_err(|source| StoreError::io(StoreOperation::Remove, source))?;
+        self.step(Step::ManifestRemoved);
+        if removed.is_none() {
+            return Ok(false);
+        }
+        self.accesses.forget(LinkTarget::Manifest(digest));
+        self.index.remove_accessed(LinkTarget::Manifest(digest))?;
+        Ok(true)
+    }
+
+    /// Reads a manifest's file, in its turn, and removes one that does not prove itself.
+    fn load_manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
+        let path = self.layout.content(Kind::Manifest, digest);
+        let bytes = found(fs::read(&path))
+            .map_err(|source| StoreError::io(StoreOperation::Read, source))?;
+        let Some(bytes) = bytes else {
+            return Ok(None);
+        };
+        let Some(manifest) = parse(bytes.into(), digest) else {
+            tracing::warn!(%digest, "a stored manifest is damaged and forgotten");
+            self.count_forgotten();
+            fs::remove_file(&path)
+                .map_err(|source| StoreError::io(StoreOperation::Remove, source))?;
+            return Ok(None);
+        };
+        self.manifests.insert(digest, manifest.clone());
+        Ok(Some(manifest))
+    }
+}
+
+/// What a manifest's file holds, if it is what its name says.
+fn parse(file: Bytes, digest: Digest) -> Option<Manifest> {
+    let line = file.iter().position(|&byte| byte == b'\n')?;
+    let media_type = std::str::from_utf8(&file[..line]).ok()?;
+    let media_type = MediaType::parse(media_type).ok()?;
+    Manifest::verify(Some(&media_type), file.slice(line + 1..), digest).ok()
+}

@@ -1,0 +1,112 @@
+//! An open data folder: everything that blocks, and nothing that is async.
+//!
+//! Calls about one digest take turns, so that each sees what the one before it left. The fast
+//! paths that take no turn ([`Folder::find_blob`] and `stat_blob`, where row and file agree) fall
+//! back to one that does before they draw a conclusion from what does not agree.
+
+mod blobs;
+mod manifests;
+mod open;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use registry_core::{Clock, Digest, LinkTarget, Manifest, StoreError, StoreOperation, Timestamp};
+
+use crate::accesses::Accesses;
+use crate::error::OpenError;
+use crate::format::FormatFile;
+use crate::index::Index;
+use crate::layout::Layout;
+use crate::lock::FolderLock;
+use crate::options::TURNS;
+use crate::space::Space;
+use crate::step::{Probe, Step};
+
+pub use self::open::{Rebuilt, Recovery};
+
+pub(crate) struct Folder {
+    pub(crate) layout: Layout,
+    pub(crate) index: Index,
+    pub(crate) space: Arc<Space>,
+    accesses: Accesses,
+    clock: Arc<dyn Clock>,
+    turns: Vec<Mutex<()>>,
+    manifests: manifests::Hot,
+    forgotten: AtomicU64,
+    epoch: u64,
+    steps: Probe,
+    // The last to be dropped: nobody else comes in while anything of this is open.
+    _lock: FolderLock,
+}
+
+impl Folder {
+    /// Waits for the turn of a digest.
+    fn turn(&self, digest: Digest) -> MutexGuard<'_, ()> {
+        let hash = digest.hash();
+        let turn = usize::from(hash[0]) % self.turns.len();
+        // A panic while it was held leaves no more behind than a crash, which is always a miss.
+        self.turns[turn]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records an access; whether [`Self::write_accesses`] is due.
+    pub(crate) fn touch(&self, target: LinkTarget) -> bool {
+        self.accesses.touch(target, self.clock.now())
+    }
+
+    /// Writes the access times that are in memory. A failure loses them.
+    pub(crate) fn write_accesses(&self) -> Result<(), StoreError> {
+        let batch = self.accesses.take();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.index.put_accessed(batch)
+    }
+
+    /// When some content was last opened, as far as that was recorded.
+    pub(crate) fn accessed(&self, target: LinkTarget) -> Result<Option<Timestamp>, StoreError> {
+        match self.accesses.get(target) {
+            Some(at) => Ok(Some(at)),
+            None => self.index.accessed(target),
+        }
+    }
+
+    /// The manifest, where it is in memory; without blocking.
+    pub(crate) fn hot_manifest(&self, digest: Digest) -> Option<Manifest> {
+        self.manifests.get(&digest)
+    }
+
+    /// How often content was found missing or damaged, and was forgotten.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Leaves the folder as a start likes to find it. It must not be used afterwards.
+    pub(crate) fn close(&self) -> Result<(), StoreError> {
+        self.write_accesses()?;
+        let epoch = self.epoch + 1;
+        self.index.put_identity(epoch)?;
+        let written = FormatFile { epoch }.write(&self.layout);
+        written.map_err(|error| match error {
+            OpenError::Unusable { source, .. } => StoreError::io(StoreOperation::Index, source),
+            other => StoreError::io(StoreOperation::Index, std::io::Error::other(other)),
+        })
+    }
+
+    fn count_forgotten(&self) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn step(&self, step: Step) {
+        self.steps.taken(step, || {
+            // A test's: what it wants to see is missing where this fails, and it says so.
+            let _ = self.index.flush();
+        });
+    }
+}
+
+fn turns() -> Vec<Mutex<()>> {
+    std::iter::repeat_with(Mutex::default).take(TURNS).collect()
+}

@@ -1,0 +1,252 @@
+//! Keys and values of the index: the only place that knows their form. All integers are
+//! big-endian.
+//!
+//! | Tree | Key | Value |
+//! |---|---|---|
+//! | (default) | `format` | version, 4 bytes |
+//! | (default) | `epoch` | openings and closings so far, 8 bytes |
+//! | `blobs` | *digest* | flags, 1 byte; size, 8 bytes |
+//! | `intents` | *digest* | 1 commit, 2 remove; size, 8 bytes |
+//! | `accessed` | `b` or `m`, *digest* | milliseconds since 1970, 8 bytes |
+//! | `tags` | *origin* tag | times of fetch and validation, 8 bytes each; *digest* |
+//! | `links` | *origin* `b` or `m`, *digest* | nothing, or size, 8 bytes |
+//!
+//! *digest* is the algorithm's name, `:` and the hash; *origin* is upstream, NUL, repository, NUL.
+//! No name holds a NUL and NUL is below every byte of a name, so no origin's keys run into
+//! another's, and their order is that of (upstream, repository). Values may grow at their end:
+//! readers ignore what they do not know there.
+
+use registry_core::{
+    Algorithm, Digest, LinkTarget, Origin, Repository, TagRecord, Timestamp, UpstreamId,
+};
+
+/// The row was written for a file that nobody verified since: it was found by a rebuild.
+const UNPROVEN: u8 = 1;
+
+/// What the index knows of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlobRow {
+    pub(crate) size: u64,
+    /// Whether the file's content was verified when it got its place. Content that was not is
+    /// hashed before it is first opened.
+    pub(crate) is_proven: bool,
+}
+
+impl BlobRow {
+    pub(crate) fn encode(self) -> [u8; 9] {
+        let mut value = [0; 9];
+        value[0] = if self.is_proven { 0 } else { UNPROVEN };
+        value[1..].copy_from_slice(&self.size.to_be_bytes());
+        value
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        let (flags, rest) = value.split_first()?;
+        Some(Self {
+            size: u64_of(rest)?,
+            is_proven: flags & UNPROVEN == 0,
+        })
+    }
+}
+
+/// What is about to happen to a file, recorded before it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Intent {
+    /// A verified file of this size is about to get its place.
+    Commit { size: u64 },
+    /// A file is about to be removed.
+    Remove,
+}
+
+impl Intent {
+    pub(crate) fn encode(self) -> [u8; 9] {
+        let (kind, size) = match self {
+            Self::Commit { size } => (1, size),
+            Self::Remove => (2, 0),
+        };
+        let mut value = [0; 9];
+        value[0] = kind;
+        value[1..].copy_from_slice(&size.to_be_bytes());
+        value
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        match value.split_first()? {
+            (1, rest) => Some(Self::Commit {
+                size: u64_of(rest)?,
+            }),
+            (2, _) => Some(Self::Remove),
+            _ => None,
+        }
+    }
+}
+
+pub(crate) fn digest_key(digest: Digest) -> Vec<u8> {
+    let mut key = Vec::with_capacity(8 + digest.hash().len());
+    push_digest(&mut key, digest);
+    key
+}
+
+pub(crate) fn digest_of(key: &[u8]) -> Option<Digest> {
+    let colon = key.iter().position(|&byte| byte == b':')?;
+    let mut known = Algorithm::ALL.iter();
+    let algorithm = known.find(|known| known.name().as_bytes() == &key[..colon])?;
+    Digest::from_hash(*algorithm, &key[colon + 1..])
+}
+
+pub(crate) fn target_key(target: LinkTarget) -> Vec<u8> {
+    let mut key = Vec::new();
+    push_target(&mut key, target);
+    key
+}
+
+pub(crate) fn link_key(origin: &Origin, target: LinkTarget) -> Vec<u8> {
+    let mut key = origin_prefix(origin);
+    push_target(&mut key, target);
+    key
+}
+
+pub(crate) fn tag_key(origin: &Origin, tag: &str) -> Vec<u8> {
+    let mut key = origin_prefix(origin);
+    key.extend_from_slice(tag.as_bytes());
+    key
+}
+
+/// What every key of an origin begins with, and no other key.
+pub(crate) fn origin_prefix(origin: &Origin) -> Vec<u8> {
+    let mut key = upstream_prefix(origin.upstream());
+    key.extend_from_slice(origin.repository().as_str().as_bytes());
+    key.push(0);
+    key
+}
+
+/// What every key of an upstream begins with, and no other key.
+pub(crate) fn upstream_prefix(upstream: &UpstreamId) -> Vec<u8> {
+    let mut key = upstream.as_str().as_bytes().to_vec();
+    key.push(0);
+    key
+}
+
+/// The first key past all that begin with `prefix`, which ends with NUL.
+pub(crate) fn past(mut prefix: Vec<u8>) -> Vec<u8> {
+    if let Some(last) = prefix.last_mut() {
+        *last = 1;
+    }
+    prefix
+}
+
+/// The length of the origin that a key begins with, both NULs included, and the origin.
+pub(crate) fn origin_of(key: &[u8]) -> Option<(usize, Origin)> {
+    let mut parts = key.splitn(3, |&byte| byte == 0);
+    let (upstream, repository) = (parts.next()?, parts.next()?);
+    parts.next()?;
+    let origin = Origin::new(
+        UpstreamId::parse(std::str::from_utf8(upstream).ok()?).ok()?,
+        Repository::parse(std::str::from_utf8(repository).ok()?).ok()?,
+    );
+    Some((upstream.len() + repository.len() + 2, origin))
+}
+
+pub(crate) fn encode_tag(record: &TagRecord) -> Vec<u8> {
+    let mut value = Vec::new();
+    value.extend_from_slice(&record.fetched_at.as_millis().to_be_bytes());
+    value.extend_from_slice(&record.validated_at.as_millis().to_be_bytes());
+    push_digest(&mut value, record.digest);
+    value
+}
+
+pub(crate) fn decode_tag(value: &[u8]) -> Option<TagRecord> {
+    Some(TagRecord {
+        fetched_at: Timestamp::from_millis(u64_of(value)?),
+        validated_at: Timestamp::from_millis(u64_of(value.get(8..)?)?),
+        digest: digest_of(value.get(16..)?)?,
+    })
+}
+
+/// The integer that some bytes begin with.
+pub(crate) fn u64_of(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().copied().map(u64::from_be_bytes)
+}
+
+fn push_digest(key: &mut Vec<u8>, digest: Digest) {
+    key.extend_from_slice(digest.algorithm().name().as_bytes());
+    key.push(b':');
+    key.extend_from_slice(digest.hash());
+}
+
+fn push_target(key: &mut Vec<u8>, target: LinkTarget) {
+    key.push(match target {
+        LinkTarget::Blob(_) => b'b',
+        LinkTarget::Manifest(_) => b'm',
+    });
+    push_digest(key, target.digest());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests() -> [Digest; 2] {
+        [
+            format!("sha256:{}", "0a".repeat(32)).parse().unwrap(),
+            format!("sha512:{}", "3a".repeat(64)).parse().unwrap(),
+        ]
+    }
+
+    #[test]
+    fn digests_survive_their_key_whatever_the_hash_holds() {
+        for digest in digests() {
+            assert_eq!(digest_of(&digest_key(digest)), Some(digest));
+        }
+        for key in [&b""[..], b"sha256", b"sha256:", b"sha256:short", b"md5:\0"] {
+            assert_eq!(digest_of(key), None, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn rows_survive_their_value() {
+        for row in [
+            BlobRow {
+                size: 0,
+                is_proven: true,
+            },
+            BlobRow {
+                size: u64::MAX,
+                is_proven: false,
+            },
+        ] {
+            assert_eq!(BlobRow::decode(&row.encode()), Some(row));
+            let grown = [&row.encode()[..], b"later"].concat();
+            assert_eq!(BlobRow::decode(&grown), Some(row), "values may grow");
+            assert_eq!(BlobRow::decode(&row.encode()[..8]), None);
+        }
+        for intent in [Intent::Commit { size: 7 }, Intent::Remove] {
+            assert_eq!(Intent::decode(&intent.encode()), Some(intent));
+        }
+        assert_eq!(Intent::decode(&[3; 9]), None);
+        for digest in digests() {
+            let record = TagRecord {
+                digest,
+                fetched_at: Timestamp::from_millis(1),
+                validated_at: Timestamp::from_millis(u64::MAX),
+            };
+            assert_eq!(decode_tag(&encode_tag(&record)), Some(record));
+        }
+    }
+
+    #[test]
+    fn an_origin_is_read_from_its_keys() {
+        let origin = Origin::new(
+            UpstreamId::parse("docker.io").unwrap(),
+            Repository::parse("alpine").unwrap(),
+        );
+        for digest in digests() {
+            let key = link_key(&origin, LinkTarget::Blob(digest));
+            let prefix = origin_prefix(&origin);
+            assert_eq!(origin_of(&key), Some((prefix.len(), origin.clone())));
+            assert!(key < past(prefix));
+        }
+        assert_eq!(origin_of(b"x"), None);
+        assert_eq!(origin_of(b"x\0a"), None);
+    }
+}

@@ -1,0 +1,89 @@
+//! What can be set of a store, and every limit it has (I8).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry_core::{Clock, SystemClock};
+
+use crate::space::Probe as SpaceProbe;
+use crate::step::Probe as StepProbe;
+
+/// Blobs in one page of a listing; between pages nothing is held.
+pub(crate) const LIST_PAGE_ENTRIES: usize = 256;
+/// Bytes written to a blob between two looks at the free space.
+pub(crate) const SPACE_CHECK_BYTES: u64 = 16 << 20;
+/// Damaged indexes that are kept for a human to look at; older ones are removed.
+pub(crate) const DAMAGED_KEPT_MAX: usize = 2;
+/// Rows that a rebuild writes at a time.
+pub(crate) const REBUILD_BATCH_ENTRIES: usize = 1_000;
+/// Locks that calls about one digest take turns by. Two digests share one with a chance of one in
+/// this many, and then only wait for each other.
+pub(crate) const TURNS: usize = 256;
+/// After a write to the index failed, how long until it is opened anew to write again.
+pub(crate) const INDEX_REVIVE_AFTER: Duration = Duration::from_secs(5);
+
+/// How a [`DiskStore`](crate::DiskStore) is opened.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct DiskOptions {
+    /// What is left free on the file system.
+    pub reserve: Reserve,
+    /// Calls into the file system or the index at a time; further ones wait for their turn.
+    pub blocking_calls_max: usize,
+    /// Memory for manifests that were asked for lately.
+    pub manifest_cache_bytes: u64,
+    /// Memory for pages of the index.
+    pub index_cache_bytes: u64,
+    /// How long what is recorded without need for durability (tags, links) may stay in memory.
+    pub index_flush_every: Duration,
+    /// Access times in memory that are worth a batch of writes. Twice as many are held at most:
+    /// accesses to more content than that between two batches are not recorded.
+    pub access_batch_entries: usize,
+    /// How old the oldest access time in memory may grow, while the store is in use.
+    pub access_write_every: Duration,
+    /// Tells access times.
+    pub clock: Arc<dyn Clock>,
+    pub(crate) space: SpaceProbe,
+    pub(crate) steps: StepProbe,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            reserve: Reserve::Percent(5),
+            blocking_calls_max: 64,
+            manifest_cache_bytes: 8 << 20,
+            index_cache_bytes: 16 << 20,
+            index_flush_every: Duration::from_millis(500),
+            access_batch_entries: 1_024,
+            access_write_every: Duration::from_secs(60),
+            clock: Arc::new(SystemClock),
+            space: SpaceProbe::default(),
+            steps: StepProbe::default(),
+        }
+    }
+}
+
+impl fmt::Debug for DiskOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskOptions")
+            .field("reserve", &self.reserve)
+            .field("blocking_calls_max", &self.blocking_calls_max)
+            .field("manifest_cache_bytes", &self.manifest_cache_bytes)
+            .field("index_cache_bytes", &self.index_cache_bytes)
+            .field("index_flush_every", &self.index_flush_every)
+            .field("access_batch_entries", &self.access_batch_entries)
+            .field("access_write_every", &self.access_write_every)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a store leaves free on the file system it is on: nothing is staged that would take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// A part of the file system's size.
+    Percent(u8),
+    /// A number of bytes.
+    Bytes(u64),
+}

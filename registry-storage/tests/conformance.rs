@@ -1,0 +1,65 @@
+//! The conformance suites on the disk.
+
+use std::sync::{Arc, Mutex};
+
+use registry_core::Stores;
+use registry_core::testing::{FaultingStore, conformance};
+use registry_storage::DiskStore;
+use tempfile::TempDir;
+
+/// Gives stores in folders of their own, which are there as long as this is.
+#[derive(Default)]
+struct Folders(Mutex<Vec<TempDir>>);
+
+impl Folders {
+    async fn store(&self) -> Arc<DiskStore> {
+        let dir = TempDir::new().unwrap();
+        let store = DiskStore::open(dir.path()).await.unwrap();
+        self.0.lock().unwrap().push(dir);
+        Arc::new(store)
+    }
+}
+
+#[tokio::test]
+async fn blobs() {
+    let folders = Folders::default();
+    conformance::blobs::all(async || folders.store().await as _).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blobs_on_several_threads() {
+    let folders = Folders::default();
+    conformance::blobs::all(async || folders.store().await as _).await;
+}
+
+#[tokio::test]
+async fn manifests() {
+    let folders = Folders::default();
+    conformance::manifests::all(async || folders.store().await as _).await;
+}
+
+#[tokio::test]
+async fn tags() {
+    let folders = Folders::default();
+    conformance::tags::all(async || folders.store().await as _).await;
+}
+
+#[tokio::test]
+async fn links() {
+    let folders = Folders::default();
+    conformance::links::all(async || folders.store().await as _).await;
+}
+
+#[tokio::test]
+async fn together() {
+    let folders = Folders::default();
+    conformance::together::all(async || Stores::of(folders.store().await)).await;
+}
+
+#[tokio::test]
+async fn within_another() {
+    let folders = Folders::default();
+    let make = async || FaultingStore::new((*folders.store().await).clone());
+    conformance::blobs::all(async || Arc::new(make().await) as _).await;
+    conformance::together::all(async || Stores::of(Arc::new(make().await))).await;
+}
