@@ -1,4 +1,6 @@
 //! The mirror as an HTTP server: hyper in front, an HTTP client behind.
 
+pub mod admin;
+pub mod front;
 #[cfg(feature = "testing")]
 pub mod testing;

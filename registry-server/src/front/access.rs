@@ -1,0 +1,236 @@
+//! The access log: one event for each request, when its answer has ended or the client has left.
+//!
+//! It tells no credentials, no header but `User-Agent` and `Range`, and of a query only `ns`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{RANGE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tracing::info;
+
+use super::body::BodyError;
+use super::error::chain;
+use super::wire::Marks;
+
+/// Longest text of a client's that is logged, in bytes.
+const CLIENT_TEXT_BYTES_MAX: usize = 128;
+
+/// Status of a request whose client left before there was an answer, as other servers log it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// What is told of one request. Dropping it tells it.
+#[derive(Debug)]
+pub(super) struct Access {
+    marks: Arc<Marks>,
+    /// Whether this listener's requests are logged.
+    logged: bool,
+    entry: Entry,
+    progress: Progress,
+}
+
+/// What a request asked, and what was made of it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    started: Instant,
+    client: SocketAddr,
+    method: String,
+    user_agent: Option<String>,
+    range: Option<String>,
+    pub(super) route: &'static str,
+    pub(super) upstream: Option<String>,
+    pub(super) repository: Option<String>,
+    pub(super) reference: Option<String>,
+    pub(super) cache_status: Option<&'static str>,
+    pub(super) cache_detail: Option<&'static str>,
+    pub(super) error: Option<String>,
+    status: u16,
+}
+
+/// How much of an answer has left.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Bytes that the body is to have; `None` until there is one.
+    expected: Option<u64>,
+    /// Bytes of it that hyper was given.
+    handed: u64,
+    /// Those of them that had left when the socket was last seen flushed, and the socket's count
+    /// of bytes then.
+    left: Option<u64>,
+    flushed: u64,
+}
+
+impl Access {
+    pub(super) fn begin(
+        method: &Method,
+        headers: &HeaderMap,
+        client: SocketAddr,
+        marks: Arc<Marks>,
+        logged: bool,
+    ) -> Self {
+        marks.begin_answer();
+        let flushed = marks.flushed();
+        Self {
+            marks,
+            logged,
+            entry: Entry {
+                started: Instant::now(),
+                client,
+                method: printable(method.as_str().as_bytes()),
+                user_agent: headers.get(USER_AGENT).map(header_text),
+                range: headers.get(RANGE).map(header_text),
+                route: "none",
+                upstream: None,
+                repository: None,
+                reference: None,
+                cache_status: None,
+                cache_detail: None,
+                error: None,
+                status: CLIENT_CLOSED_REQUEST,
+            },
+            progress: Progress {
+                flushed,
+                ..Progress::default()
+            },
+        }
+    }
+
+    pub(super) fn entry(&mut self) -> &mut Entry {
+        &mut self.entry
+    }
+
+    pub(super) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// The answer begins, with a body of `length` bytes.
+    pub(super) fn answered(&mut self, status: StatusCode, length: u64) {
+        self.entry.status = status.as_u16();
+        self.progress.expected = Some(length);
+    }
+
+    /// hyper was given `count` bytes of the body.
+    pub(super) fn handed(&mut self, count: u64) {
+        self.progress.handed += count;
+    }
+
+    /// The body broke off.
+    pub(super) fn failed(&mut self, error: &BodyError) {
+        self.entry.error = Some(chain(error));
+    }
+
+    /// Notes what has left, before hyper is given more.
+    pub(super) fn note_flushed(&mut self) {
+        self.progress.note(self.marks.flushed());
+    }
+}
+
+impl Progress {
+    /// A flush since the last note was of the head and of everything handed so far.
+    fn note(&mut self, flushed: u64) {
+        if flushed != self.flushed {
+            self.flushed = flushed;
+            self.left = Some(self.handed);
+        }
+    }
+
+    /// Bytes of the body that have left, where the socket counts `written`. Before the first flush
+    /// the head's share of them is not known, so they count as none.
+    fn sent(&self, written: u64) -> u64 {
+        if self.expected == Some(self.handed) {
+            return self.handed;
+        }
+        self.left.map_or(0, |left| {
+            let since = written.saturating_sub(self.flushed);
+            (left + since).min(self.handed)
+        })
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        self.note_flushed();
+        self.marks.end_answer();
+        if !self.logged {
+            return;
+        }
+        let Self {
+            entry,
+            progress,
+            marks,
+            ..
+        } = self;
+        let whole = progress.expected == Some(progress.handed);
+        // A body that broke off is the mirror's doing, not the client's.
+        let aborted = (!whole && entry.error.is_none()).then_some(true);
+        info!(
+            target: "access",
+            client = %entry.client,
+            method = entry.method,
+            route = entry.route,
+            upstream = entry.upstream,
+            repository = entry.repository,
+            reference = entry.reference,
+            range = entry.range,
+            status = entry.status,
+            cache_status = entry.cache_status,
+            cache_detail = entry.cache_detail,
+            bytes = progress.sent(marks.written()),
+            duration_ms = millis(entry.started.elapsed()),
+            user_agent = entry.user_agent,
+            aborted,
+            error = entry.error,
+            "request"
+        );
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1_000.0
+}
+
+fn header_text(value: &HeaderValue) -> String {
+    printable(value.as_bytes())
+}
+
+/// A client's text, as far as it can do no harm in a log.
+fn printable(text: &[u8]) -> String {
+    let text = &text[..text.len().min(CLIENT_TEXT_BYTES_MAX)];
+    let harmless = |&byte: &u8| match byte {
+        b' '..=b'~' => char::from(byte),
+        _ => '?',
+    };
+    text.iter().map(harmless).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_text_is_bounded_and_printable() {
+        assert_eq!(printable(b"containerd/2.1 \"x\""), "containerd/2.1 \"x\"");
+        assert_eq!(printable(b"a\x1b[31m\tb\xff"), "a?[31m?b?");
+        assert_eq!(printable(&[b'a'; 1000]).len(), CLIENT_TEXT_BYTES_MAX);
+    }
+
+    #[test]
+    fn sent_bytes_are_those_that_left_the_socket() {
+        let mut progress = Progress {
+            expected: Some(100),
+            ..Progress::default()
+        };
+        progress.handed = 40;
+        // Some of the head and the first bytes, in one write: not told apart.
+        assert_eq!(progress.sent(250), 0);
+        // Flushed: 300 bytes of head, and all that was handed.
+        progress.note(340);
+        progress.handed = 90;
+        assert_eq!(progress.sent(340), 40);
+        assert_eq!(progress.sent(360), 60);
+        assert_eq!(progress.sent(999), 90);
+        progress.handed = 100;
+        assert_eq!(progress.sent(400), 100);
+    }
+}

@@ -1,0 +1,38 @@
+//! Decoding paths.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+/// Decodes a path, once, and refuses what two readers might read in two ways.
+pub(super) fn decode(path: &str) -> Result<Cow<'_, str>, &'static str> {
+    let encodes = |digits: &str| {
+        let mut escapes = path.split('%').skip(1);
+        escapes.any(|rest| {
+            rest.get(..2)
+                .is_some_and(|two| two.eq_ignore_ascii_case(digits))
+        })
+    };
+    if encodes("2f") || encodes("5c") {
+        return Err("holds an encoded slash");
+    }
+    let decoded = percent_decode_str(path)
+        .decode_utf8()
+        .map_err(|_| "holds a character that no name has")?;
+    if decoded.contains('%') {
+        return Err("is encoded twice, or holds a % that encodes nothing");
+    }
+    if !decoded.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("holds a character that no name has");
+    }
+    if decoded.contains('\\') {
+        return Err("holds a backslash");
+    }
+    if decoded.contains("//") {
+        return Err("holds an empty component");
+    }
+    if decoded.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("holds a component that climbs");
+    }
+    Ok(decoded)
+}

@@ -1,0 +1,130 @@
+//! One client's connection, from its first request to an orderly close (I2).
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use registry_core::{Clock as _, SystemClock};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::access::Access;
+use super::answer::Answer;
+use super::error::ApiError;
+use super::limits::FrontLimits;
+use super::service::{Service, answer};
+use super::wire::{Marks, Wire};
+
+/// The least that hyper takes for a connection's buffer.
+const BUFFER_BYTES_MIN: usize = 8 << 10;
+
+/// How a listener's connections are told to end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stop {
+    /// After the answer under way.
+    pub(super) drain: CancellationToken,
+    /// At once.
+    pub(super) abort: CancellationToken,
+}
+
+/// Serves a connection until either side ends it.
+pub(super) async fn serve<S: Service>(
+    stream: TcpStream,
+    client: SocketAddr,
+    service: Arc<S>,
+    limits: Arc<FrontLimits>,
+    stop: Stop,
+) {
+    // Answers are written whole, so nothing is gained by waiting for more to send.
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%client, %error, "cannot set TCP_NODELAY");
+    }
+    let marks = Arc::new(Marks::default());
+    let wire = Wire::new(stream, Arc::clone(&marks), limits.write_idle_max);
+    let handler = service_fn(|request: Request<Incoming>| {
+        // The body is never read: `check` refuses requests that announce one.
+        let (request, _) = request.into_parts();
+        let mut access = Access::begin(
+            &request.method,
+            &request.headers,
+            client,
+            Arc::clone(&marks),
+            S::LOGGED,
+        );
+        let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
+        Box::pin(async move {
+            let answer = answer(&*service, &request, access.entry(), &limits).await;
+            Ok::<_, std::convert::Infallible>(answer.respond(&request.method, access))
+        })
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.request_wait_max)
+        .max_buf_size(limits.connection_buffer_bytes.max(BUFFER_BYTES_MIN))
+        .serve_connection(TokioIo::new(wire), handler);
+    let mut draining = false;
+    let outcome = loop {
+        tokio::select! {
+            outcome = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break Some(outcome),
+            () = stop.abort.cancelled() => break None,
+            () = stop.drain.cancelled(), if !draining => draining = true,
+        }
+        Pin::new(&mut connection).graceful_shutdown();
+    };
+    let stream = connection.into_parts().io.into_inner().into_inner();
+    let last_words = match outcome {
+        // hyper's own answer was kept back; to the preface of HTTP/2, it gives none.
+        Some(Err(error)) if marks.kept_back() || error.is_parse_version_h2() => {
+            let status = if error.is_parse_too_large() {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            debug!(%client, %error, "a client does not speak HTTP/1.1");
+            Some(ApiError::malformed(status, &limits))
+        }
+        Some(Err(error)) => {
+            debug!(%client, %error, "a connection ended early");
+            None
+        }
+        Some(Ok(())) | None => None,
+    };
+    close(stream, last_words, &limits).await;
+}
+
+/// Tells a client that there is no room for it.
+pub(super) async fn refuse(stream: TcpStream, limits: Arc<FrontLimits>) {
+    let error = ApiError::connections(&limits);
+    close(stream, Some(error), &limits).await;
+}
+
+/// Says a last thing, and closes the connection with a FIN: closed over bytes that were not read,
+/// it would be reset, and the client might lose what was sent before.
+async fn close(mut stream: TcpStream, last_words: Option<ApiError>, limits: &FrontLimits) {
+    let farewell = async {
+        if let Some(error) = last_words {
+            let answer = Answer::from(error).of_registry(None);
+            stream.write_all(&answer.to_bytes(&date())).await?;
+        }
+        stream.shutdown().await?;
+        let mut rest = stream.take(limits.linger_bytes_max as u64);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // The client may be gone, or go on sending: either way there is nothing more to do for it.
+    let _ = timeout(limits.linger_max, farewell).await;
+}
+
+fn date() -> String {
+    let now = Duration::from_millis(SystemClock.now().as_millis());
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + now)
+}

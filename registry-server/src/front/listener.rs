@@ -1,0 +1,157 @@
+//! Accepting connections, no more than are allowed, and letting them end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::connection::{Stop, refuse, serve};
+use super::limits::FrontLimits;
+use super::service::Service;
+
+/// How long accepting rests after the system refused: out of file descriptors, mostly, of which
+/// connections that end give some back.
+const ACCEPT_REST: Duration = Duration::from_millis(200);
+
+/// How often it is logged at most that there is no more room.
+const FULL_REST: Duration = Duration::from_secs(60);
+
+/// A socket that accepts, and the connections that it has accepted.
+pub(super) struct Listener<S> {
+    socket: TcpListener,
+    address: SocketAddr,
+    service: Arc<S>,
+    limits: Arc<FrontLimits>,
+    stop: Stop,
+    connections: TaskTracker,
+    permits: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    /// When it was last logged that there is no more room.
+    full: Mutex<Option<Instant>>,
+}
+
+impl<S: Service> Listener<S> {
+    pub(super) async fn bind(
+        address: SocketAddr,
+        service: S,
+        limits: Arc<FrontLimits>,
+    ) -> io::Result<Self> {
+        let socket = TcpListener::bind(address).await?;
+        Ok(Self {
+            address: socket.local_addr()?,
+            socket,
+            service: Arc::new(service),
+            stop: Stop::default(),
+            connections: TaskTracker::new(),
+            permits: Arc::new(Semaphore::new(limits.connections_max)),
+            refusals: Arc::new(Semaphore::new(limits.refusals_max)),
+            full: Mutex::new(None),
+            limits,
+        })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts until [`Self::drain`]; ends at once, with connections going on.
+    pub(super) async fn accept(&self) {
+        let mut is_refused = false;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.drain.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    is_refused = false;
+                    self.admit(stream, client).await;
+                }
+                // The client gave up while it waited.
+                Err(error) if is_clients(&error) => {}
+                Err(error) => {
+                    if !is_refused {
+                        warn!(%error, "cannot accept connections: trying again");
+                        is_refused = true;
+                    }
+                    sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a connection, or says that there is no room; waits where not even that can be said.
+    async fn admit(&self, stream: TcpStream, client: SocketAddr) {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            self.note_full();
+            let refusal = Arc::clone(&self.refusals).acquire_owned();
+            tokio::select! {
+                () = self.stop.drain.cancelled() => {}
+                permit = refusal => {
+                    let limits = Arc::clone(&self.limits);
+                    self.spawn(refuse(stream, limits), permit.ok());
+                }
+            }
+            return;
+        };
+        let (service, limits) = (Arc::clone(&self.service), Arc::clone(&self.limits));
+        let serving = serve(stream, client, service, limits, self.stop.clone());
+        self.spawn(serving, Some(permit));
+    }
+
+    fn note_full(&self) {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        if full.is_none_or(|logged| logged.elapsed() > FULL_REST) {
+            *full = Some(Instant::now());
+            let connections = self.limits.connections_max;
+            warn!(connections, address = %self.address, "no room for more: refusing connections");
+        }
+    }
+
+    fn spawn(
+        &self,
+        connection: impl Future<Output = ()> + Send + 'static,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
+        self.connections.spawn(async move {
+            connection.await;
+            drop(permit);
+        });
+    }
+
+    /// Accepts no more, and lets answers under way end for `limit`; cuts off what is left then.
+    pub(super) async fn drain(&self, limit: Duration) {
+        self.stop.drain.cancel();
+        self.connections.close();
+        if timeout(limit, self.connections.wait()).await.is_err() {
+            let connections = self.connections.len();
+            info!(connections, "answers are still under way: cutting them off");
+            self.stop.abort.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+/// Whoever drops the listener wants its connections gone too.
+impl<S> Drop for Listener<S> {
+    fn drop(&mut self) {
+        self.stop.abort.cancel();
+    }
+}
+
+fn is_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,208 @@
+//! The registry's API over HTTP/1.1, for containerd, docker, podman and the like.
+//!
+//! - `address`, `range`, `conditional`: what a request asks for; pure.
+//! - `service`, `content`, `multipart`, `listing`: from a request to its answer.
+//! - `answer`, `error`, `body`: what an answer is made of.
+//! - `listener`, `connection`, `wire`: sockets, their limits, and their orderly end.
+//! - `access`: the access log.
+//!
+//! It asks everything of [`RegistryCache`] and decides nothing about caching; it knows no store and
+//! no upstream's protocol.
+
+mod access;
+mod address;
+mod answer;
+mod body;
+mod conditional;
+mod connection;
+mod content;
+mod error;
+mod limits;
+mod listener;
+mod listing;
+mod multipart;
+mod range;
+mod service;
+mod wire;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use registry_core::{RegistryCache, UpstreamId};
+
+use crate::admin::Admin;
+use listener::Listener;
+use service::Registry;
+
+pub(crate) use access::Entry;
+pub(crate) use answer::{Answer, Lasts};
+pub(crate) use error::{ApiError, Code};
+pub use limits::FrontLimits;
+pub(crate) use service::Service;
+
+/// How a [`Server`] serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// The upstream of requests that name none.
+    pub default_upstream: UpstreamId,
+    /// The limits of each listener.
+    pub limits: FrontLimits,
+}
+
+impl ServerOptions {
+    /// The default limits, and this upstream for requests that name none.
+    pub fn new(default_upstream: UpstreamId) -> Self {
+        Self {
+            default_upstream,
+            limits: FrontLimits::default(),
+        }
+    }
+}
+
+/// Why a [`Server`] cannot begin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address is taken, or is not this machine's.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The default upstream is not one of the cache's.
+    #[error("the default upstream {upstream} is not configured")]
+    DefaultUpstream {
+        /// Its name.
+        upstream: UpstreamId,
+    },
+}
+
+/// Whether requests should come here: what `/readyz` tells.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, is_ready: bool) {
+        self.0.store(is_ready, Ordering::Relaxed);
+    }
+}
+
+/// A cache, served over HTTP.
+///
+/// # Limits
+///
+/// [`FrontLimits`], for each listener on its own.
+pub struct Server {
+    registry: Listener<Registry>,
+    admin: Option<Listener<Admin>>,
+    readiness: Readiness,
+    limits: Arc<FrontLimits>,
+}
+
+impl Server {
+    /// Listens, and serves nothing yet. Port 0 takes any port that is free.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`].
+    pub async fn bind(
+        listen: SocketAddr,
+        admin_listen: Option<SocketAddr>,
+        cache: RegistryCache,
+        options: ServerOptions,
+    ) -> Result<Self, ServerError> {
+        let ServerOptions {
+            default_upstream,
+            limits,
+        } = options;
+        if cache.upstreams().get(&default_upstream).is_none() {
+            return Err(ServerError::DefaultUpstream {
+                upstream: default_upstream,
+            });
+        }
+        let limits = Arc::new(limits);
+        let readiness = Readiness::default();
+        let registry = Registry {
+            cache,
+            default_upstream,
+            limits: Arc::clone(&limits),
+        };
+        let admin = match admin_listen {
+            Some(address) => {
+                let admin = Admin::new(readiness.clone());
+                Some(listen_on(address, admin, &limits).await?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            registry: listen_on(listen, registry, &limits).await?,
+            admin,
+            readiness,
+            limits,
+        })
+    }
+
+    /// Where the registry's API is served.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.registry.address()
+    }
+
+    /// Where the admin endpoints are served.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Listener::address)
+    }
+
+    /// Serves until `shutdown`, then lets answers under way end for
+    /// [`drain_max`](FrontLimits::drain_max) at the most, and returns. Health is told to the last:
+    /// the admin listener ends after the other. The cache is the caller's to close.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future cuts all connections off.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        self.readiness.set(true);
+        let (registry, admin) = (&self.registry, self.admin.as_ref());
+        let administering = async {
+            if let Some(admin) = admin {
+                admin.accept().await;
+            }
+        };
+        let stopping = async {
+            shutdown.await;
+            self.readiness.set(false);
+            registry.drain(self.limits.drain_max).await;
+            if let Some(admin) = admin {
+                admin.drain(self.limits.linger_max).await;
+            }
+        };
+        tokio::join!(registry.accept(), administering, stopping);
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("local_addr", &self.local_addr())
+            .field("admin_addr", &self.admin_addr())
+            .finish_non_exhaustive()
+    }
+}
+
+async fn listen_on<S: Service>(
+    address: SocketAddr,
+    service: S,
+    limits: &Arc<FrontLimits>,
+) -> Result<Listener<S>, ServerError> {
+    Listener::bind(address, service, Arc::clone(limits))
+        .await
+        .map_err(|source| ServerError::Listen { address, source })
+}

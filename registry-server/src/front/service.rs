@@ -1,0 +1,194 @@
+//! From a request to its answer.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::header::{CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, Version};
+use registry_core::{CacheError, RegistryCache, UpstreamId};
+use tracing::error;
+
+use super::access::Entry;
+use super::address::{Addressing, Route, Target, route};
+use super::answer::Answer;
+use super::error::ApiError;
+use super::limits::FrontLimits;
+
+/// What a listener serves.
+pub(crate) trait Service: Send + Sync + 'static {
+    /// Whether its requests are logged.
+    const LOGGED: bool;
+
+    /// Answers a request; `entry` is told what it was about.
+    fn answer<'a>(&'a self, request: &'a Parts, entry: &'a mut Entry) -> BoxFuture<'a, Answer>;
+}
+
+/// The registry's API, over a cache.
+pub(crate) struct Registry {
+    pub(super) cache: RegistryCache,
+    pub(super) default_upstream: UpstreamId,
+    pub(super) limits: Arc<FrontLimits>,
+}
+
+impl Service for Registry {
+    const LOGGED: bool = true;
+
+    fn answer<'a>(&'a self, request: &'a Parts, entry: &'a mut Entry) -> BoxFuture<'a, Answer> {
+        Box::pin(self.route(request, entry))
+    }
+}
+
+impl Registry {
+    async fn route(&self, request: &Parts, entry: &mut Entry) -> Answer {
+        let upstreams = self.cache.upstreams();
+        let addressing = Addressing {
+            default_upstream: &self.default_upstream,
+            is_known: &|upstream| upstreams.get(upstream).is_some(),
+        };
+        let target = &request.uri;
+        let routed = route(&request.method, target.path(), target.query(), &addressing);
+        let (upstream, repository) = match &routed {
+            Ok(route) => (route.upstream(), route.repository()),
+            Err(error) => (error.upstream.as_ref(), error.repository.as_ref()),
+        };
+        entry.upstream = upstream.map(ToString::to_string);
+        entry.repository = repository.map(ToString::to_string);
+        let upstream = upstream.cloned();
+        let answered = match routed {
+            Ok(route) => self.serve(&route, request, entry).await,
+            Err(error) => Err(ApiError::from(&error.fault)),
+        };
+        let answer = answered.unwrap_or_else(|mut error| {
+            entry.error = error.cause.take();
+            error.into()
+        });
+        answer.of_registry(upstream.as_ref())
+    }
+
+    async fn serve(
+        &self,
+        route: &Route,
+        request: &Parts,
+        entry: &mut Entry,
+    ) -> Result<Answer, ApiError> {
+        entry.route = route.kind();
+        match route {
+            Route::Ping { .. } => Ok(Answer::json(b"{}".to_vec())),
+            Route::Manifest { origin, reference } => {
+                entry.reference = Some(reference.to_string());
+                self.manifest(origin, reference, request).await
+            }
+            Route::Blob { origin, digest } => {
+                entry.reference = Some(digest.to_string());
+                self.blob(origin, *digest, request).await
+            }
+            Route::Tags {
+                origin,
+                name,
+                namespace,
+                page,
+            } => self.tags(origin, name, namespace.as_ref(), page).await,
+            Route::Catalog { namespace, page } => self.catalog(namespace.as_ref(), page).await,
+        }
+    }
+
+    pub(super) fn error(&self, error: &CacheError, target: Target) -> ApiError {
+        ApiError::of_cache(error, target, &self.limits)
+    }
+}
+
+/// Answers a request, whatever becomes of its handler.
+pub(super) async fn answer(
+    service: &impl Service,
+    request: &Parts,
+    entry: &mut Entry,
+    limits: &FrontLimits,
+) -> Answer {
+    if let Err(error) = check(request, limits) {
+        let answer = Answer::from(error).of_registry(None);
+        note(&answer, entry);
+        return answer;
+    }
+    // What a handler shares with others is behind locks that survive a panic, or gone with it.
+    let answered = AssertUnwindSafe(service.answer(request, entry)).catch_unwind();
+    let answer = match answered.await {
+        Ok(answer) => answer,
+        Err(panic) => {
+            let what = panic_text(&*panic);
+            error!(
+                path = request.uri.path(),
+                what, "a request's handler has panicked"
+            );
+            entry.error = Some(what.to_owned());
+            Answer::from(ApiError::internal()).of_registry(None)
+        }
+    };
+    note(&answer, entry);
+    answer
+}
+
+fn note(answer: &Answer, entry: &mut Entry) {
+    let (status, detail) = answer.came.words();
+    entry.cache_status = Some(status);
+    entry.cache_detail = detail;
+}
+
+/// What a panic was raised with.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without words")
+}
+
+/// Refuses what no request to a mirror needs (I8).
+fn check(request: &Parts, limits: &FrontLimits) -> Result<(), ApiError> {
+    let target = request.uri.path().len() + request.uri.query().map_or(0, str::len);
+    if target > limits.target_bytes_max {
+        return Err(ApiError::target_too_long(limits.target_bytes_max));
+    }
+    check_headers(&request.headers, limits)?;
+    // RFC 9112, section 3.2.
+    if request.version == Version::HTTP_11 && request.headers.get_all(HOST).iter().count() != 1 {
+        return Err(ApiError::malformed(StatusCode::BAD_REQUEST, limits));
+    }
+    if has_body(&request.headers) {
+        return Err(if super::address::is_read(&request.method) {
+            ApiError::body_refused()
+        } else {
+            ApiError::method().closing()
+        });
+    }
+    Ok(())
+}
+
+fn check_headers(headers: &HeaderMap, limits: &FrontLimits) -> Result<(), ApiError> {
+    let mut total = 0;
+    for (name, value) in headers {
+        // Many ranges are refused in words that clients meet with fewer ranges.
+        if name == RANGE {
+            continue;
+        }
+        // As on the wire, with `: ` and the line's end.
+        let field = name.as_str().len() + value.len() + 4;
+        if field > limits.header_field_bytes_max {
+            return Err(ApiError::header_too_large(limits.header_field_bytes_max));
+        }
+        total += field;
+    }
+    if total > limits.header_bytes_max {
+        return Err(ApiError::header_too_large(limits.header_bytes_max));
+    }
+    Ok(())
+}
+
+/// Whether a request announces a body. What follows it on the connection cannot be told from the
+/// next request by all readers alike, so the connection ends with the answer.
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH);
+    headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
+}

@@ -1,0 +1,236 @@
+//! A client's socket as hyper sees it: with a limit on standstill, and counters that tell what has
+//! really left.
+//!
+//! Knows bytes and the phase of a connection, nothing of HTTP but that hyper answers what it cannot
+//! parse by itself: that answer has no body, so it is kept back here and written anew by
+//! [`connection`](super::connection).
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Nothing is being answered: whatever is written now is hyper's own answer.
+const IDLE: u8 = 0;
+/// A request is being answered.
+const ANSWERING: u8 = 1;
+/// The answer's body was given to hyper whole, or broke off; some of it may not have left yet.
+const ENDING: u8 = 2;
+
+/// What a connection's socket, its service and its bodies tell each other. All of them run in the
+/// connection's one task.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    written: AtomicU64,
+    /// `written`, when hyper last had nothing left to write.
+    flushed: AtomicU64,
+    flushes: AtomicU64,
+    phase: AtomicU8,
+    /// Told when hyper next has nothing left to write.
+    waiting: AtomicWaker,
+    /// Whether hyper answered something by itself.
+    kept_back: AtomicBool,
+}
+
+impl Marks {
+    /// Bytes that went to the socket so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// [`Self::written`], when everything given to hyper last had left.
+    pub(super) fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Relaxed)
+    }
+
+    /// How often everything given to hyper had left.
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the task of `context` at the next of them.
+    pub(super) fn wake_at_flush(&self, context: &Context<'_>) {
+        self.waiting.register(context.waker());
+    }
+
+    /// A request has come.
+    pub(super) fn begin_answer(&self) {
+        self.phase.store(ANSWERING, Ordering::Relaxed);
+    }
+
+    /// Its answer was given to hyper.
+    pub(super) fn end_answer(&self) {
+        self.phase.store(ENDING, Ordering::Relaxed);
+    }
+
+    /// Whether hyper answered something by itself, and the client has not seen it.
+    pub(super) fn kept_back(&self) -> bool {
+        self.kept_back.load(Ordering::Relaxed)
+    }
+}
+
+/// The socket.
+pub(super) struct Wire<S> {
+    stream: S,
+    marks: Arc<Marks>,
+    write_idle_max: Duration,
+    /// Runs while the client takes nothing.
+    standstill: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(super) fn new(stream: S, marks: Arc<Marks>, write_idle_max: Duration) -> Self {
+        Self {
+            stream,
+            marks,
+            write_idle_max,
+            standstill: None,
+        }
+    }
+
+    /// The socket alone.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
+    fn poll_counted(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.marks.phase.load(Ordering::Relaxed) == IDLE {
+            self.marks.kept_back.store(true, Ordering::Relaxed);
+            return Poll::Ready(Ok(buffers.iter().map(|buffer| buffer.len()).sum()));
+        }
+        match Pin::new(&mut self.stream).poll_write_vectored(cx, buffers) {
+            Poll::Ready(Ok(count)) => {
+                self.standstill = None;
+                self.marks
+                    .written
+                    .fetch_add(count as u64, Ordering::Relaxed);
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let limit = self.write_idle_max;
+                let standstill = self
+                    .standstill
+                    .get_or_insert_with(|| Box::pin(sleep(limit)));
+                ready!(standstill.as_mut().poll(cx));
+                // Polled again after this, it fails again.
+                standstill.as_mut().reset(Instant::now());
+                Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client takes nothing of what is sent",
+                )))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_counted(cx, &[IoSlice::new(buffer)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_counted(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper calls this when, and only when, it has nothing left to write.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        let marks = &self.marks;
+        marks.flushed.store(marks.written(), Ordering::Relaxed);
+        marks.flushes.fetch_add(1, Ordering::Relaxed);
+        if marks.phase.load(Ordering::Relaxed) == ENDING {
+            marks.phase.store(IDLE, Ordering::Relaxed);
+        }
+        marks.waiting.wake();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    const STANDSTILL: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up_and_one_that_takes_little_is_not() {
+        let (server, mut client) = duplex(16);
+        let marks = Arc::new(Marks::default());
+        marks.begin_answer();
+        let mut wire = Wire::new(server, Arc::clone(&marks), STANDSTILL);
+        wire.write_all(&[0; 16]).await.unwrap();
+        for _ in 0..4 {
+            let (written, read) = tokio::join!(wire.write_all(&[0]), async {
+                sleep(STANDSTILL - Duration::from_millis(1)).await;
+                client.read_u8().await
+            });
+            written.unwrap();
+            read.unwrap();
+        }
+        assert_eq!(marks.written(), 20);
+        let stalled = wire.write_all(&[0]).await.unwrap_err();
+        assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(marks.written(), 20);
+    }
+
+    #[tokio::test]
+    async fn only_what_is_written_between_answers_is_kept_back() {
+        let (server, mut client) = duplex(64);
+        let marks = Arc::new(Marks::default());
+        let mut wire = Wire::new(server, Arc::clone(&marks), STANDSTILL);
+        marks.begin_answer();
+        wire.write_all(b"answer,").await.unwrap();
+        wire.flush().await.unwrap();
+        marks.end_answer();
+        // The body was given away, and its last bytes have not left.
+        wire.write_all(b"end").await.unwrap();
+        assert!(!marks.kept_back());
+        assert_eq!((marks.written(), marks.flushed()), (10, 7));
+        wire.flush().await.unwrap();
+        wire.write_all(b"hyper's own").await.unwrap();
+        assert!(marks.kept_back());
+        drop(wire);
+        let mut received = String::new();
+        client.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, "answer,end");
+    }
+}
