@@ -1,0 +1,381 @@
+//! A mirror on the loopback interface over scripted upstreams, and a client that shows every byte.
+
+#![expect(
+    dead_code,
+    reason = "each test binary uses a part of it, and none all of it"
+)]
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use registry_core::testing::ScriptedUpstream;
+use registry_core::testing::content::read_body;
+use registry_core::{
+    BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Digest, Manifest, MemoryStore,
+    RangeRequest, RegistryCache, Repository, StoreError, Stores, Tag, UpstreamEntry, UpstreamId,
+    UpstreamPolicy, Upstreams,
+};
+use registry_server::front::{FrontLimits, Server, ServerOptions};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// No test waits longer for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn repository(name: &str) -> Repository {
+    Repository::parse(name).unwrap()
+}
+
+pub(crate) fn tag(name: &str) -> Tag {
+    Tag::parse(name).unwrap()
+}
+
+/// A mirror of three upstreams, `docker.io` being the default.
+pub(crate) struct Mirror {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) docker: Arc<ScriptedUpstream>,
+    pub(crate) quay: Arc<ScriptedUpstream>,
+    pub(crate) local: Arc<ScriptedUpstream>,
+    pub(crate) cache: RegistryCache,
+    shutdown: CancellationToken,
+    running: JoinSet<()>,
+}
+
+/// How a [`Mirror`] differs from the default.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub(crate) limits: FrontLimits,
+    pub(crate) policy: UpstreamPolicy,
+    pub(crate) cache_limits: registry_core::Limits,
+    pub(crate) blobs: Blobs,
+}
+
+/// What blobs are served from.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Blobs {
+    #[default]
+    Memory,
+    Files,
+    /// Files that were cut to so many bytes under the store's feet.
+    CutFiles(u64),
+}
+
+impl Mirror {
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let [docker, quay, local] = std::array::from_fn(|_| ScriptedUpstream::new());
+        let mut upstreams = Upstreams::new();
+        for (id, upstream) in [
+            ("docker.io", &docker),
+            ("quay.io", &quay),
+            ("localhost:5001", &local),
+        ] {
+            let entry = UpstreamEntry {
+                upstream: Arc::clone(upstream) as _,
+                policy: setup.policy.clone(),
+            };
+            upstreams.insert(UpstreamId::parse(id).unwrap(), entry);
+        }
+        let memory = MemoryStore::new();
+        let mut stores = Stores::of(Arc::new(memory.clone()));
+        let cut = match setup.blobs {
+            Blobs::Memory => None,
+            Blobs::Files => Some(u64::MAX),
+            Blobs::CutFiles(len) => Some(len),
+        };
+        if let Some(len) = cut {
+            stores.blobs = Arc::new(FileBacked(memory, len));
+        }
+        let clock = Arc::new(registry_core::SystemClock);
+        let cache = RegistryCache::with(stores, upstreams, setup.cache_limits, clock);
+        let options = ServerOptions {
+            limits: setup.limits,
+            ..ServerOptions::new(UpstreamId::parse("docker.io").unwrap())
+        };
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(any, Some(any), cache.clone(), options)
+            .await
+            .unwrap();
+        let (address, admin) = (server.local_addr(), server.admin_addr().unwrap());
+        let shutdown = CancellationToken::new();
+        let mut running = JoinSet::new();
+        running.spawn(server.run(shutdown.clone().cancelled_owned()));
+        Self {
+            address,
+            admin,
+            docker,
+            quay,
+            local,
+            cache,
+            shutdown,
+            running,
+        }
+    }
+
+    pub(crate) async fn connect(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn get(&self, target: &str) -> Response {
+        self.connect().await.get(target, &[]).await
+    }
+
+    pub(crate) async fn get_with(&self, target: &str, headers: &[&str]) -> Response {
+        self.connect().await.get(target, headers).await
+    }
+
+    pub(crate) async fn head(&self, target: &str) -> Response {
+        self.connect().await.request("HEAD", target, &[]).await
+    }
+
+    pub(crate) fn begin_shutdown(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Drops the server as it runs.
+    pub(crate) fn kill(&mut self) {
+        self.running.abort_all();
+    }
+
+    /// Waits until the server has ended.
+    pub(crate) async fn ended(&mut self) {
+        let ended = timeout(PATIENCE, self.running.join_next()).await;
+        ended.expect("the server ends in time").unwrap().unwrap();
+    }
+}
+
+/// A connection to the mirror.
+pub(crate) struct Client {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self {
+            stream: TcpStream::connect(address).await.unwrap(),
+            read: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// Sends as much as the other side takes: it may close in between.
+    pub(crate) async fn send_some(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    pub(crate) async fn get(&mut self, target: &str, headers: &[&str]) -> Response {
+        self.request("GET", target, headers).await
+    }
+
+    pub(crate) async fn request(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &[&str],
+    ) -> Response {
+        self.send(request(method, target, headers).as_bytes()).await;
+        self.response(method).await
+    }
+
+    /// The next answer, whole.
+    pub(crate) async fn response(&mut self, method: &str) -> Response {
+        let mut response = self.head().await;
+        let has_content = method != "HEAD" && response.status != 304;
+        let length = if has_content { response.length() } else { 0 };
+        let body = self.bytes(length).await;
+        assert_eq!(body.len(), length, "the body is whole");
+        response.body = body;
+        response
+    }
+
+    /// The head of the next answer.
+    pub(crate) async fn head(&mut self) -> Response {
+        loop {
+            if let Some(end) = find(&self.read, b"\r\n\r\n") {
+                let rest = self.read.split_off(end + 4);
+                let head = std::mem::replace(&mut self.read, rest);
+                return Response::parse(std::str::from_utf8(&head).unwrap());
+            }
+            assert!(self.fill().await > 0, "an answer comes: {:?}", self.read);
+        }
+    }
+
+    /// The next `length` bytes, or fewer where the connection ends before.
+    pub(crate) async fn bytes(&mut self, length: usize) -> Vec<u8> {
+        while self.read.len() < length && self.fill().await > 0 {}
+        let rest = self.read.split_off(length.min(self.read.len()));
+        std::mem::replace(&mut self.read, rest)
+    }
+
+    /// All bytes up to an orderly end; a connection that is reset has none.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        while self.fill().await > 0 {}
+        std::mem::take(&mut self.read)
+    }
+
+    async fn fill(&mut self) -> usize {
+        let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await;
+        let read = read.expect("something happens on the connection");
+        read.expect("the connection is closed in order, not reset")
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+pub(crate) fn request(method: &str, target: &str, headers: &[&str]) -> String {
+    let fields: String = headers.iter().map(|field| format!("{field}\r\n")).collect();
+    format!("{method} {target} HTTP/1.1\r\nHost: mirror\r\n{fields}\r\n")
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    fn parse(head: &str) -> Self {
+        let mut lines = head.trim_end().split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap();
+        let field = |line: &str| {
+            let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+            (name.to_lowercase(), value.to_owned())
+        };
+        Self {
+            status: status.parse().unwrap(),
+            headers: lines.map(field).collect(),
+            body: Vec::new(),
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(field, _)| field == name);
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "{name} is there once at most");
+        value
+    }
+
+    pub(crate) fn length(&self) -> usize {
+        let length = self.header("content-length");
+        length
+            .expect("every answer tells its length")
+            .parse()
+            .unwrap()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        assert_eq!(self.header("content-type"), Some("application/json"));
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(crate) fn code(&self) -> String {
+        self.json()["errors"][0]["code"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    pub(crate) fn message(&self) -> String {
+        self.json()["errors"][0]["message"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+/// An image of one layer under a tag; gives the digests of its manifest and its layer.
+pub(crate) fn add_image(
+    upstream: &ScriptedUpstream,
+    repository: &Repository,
+    name: &str,
+    layer: impl Into<Bytes>,
+) -> (Digest, Digest) {
+    let layer = layer.into();
+    let size = layer.len();
+    let layer = upstream.add_blob(repository, layer);
+    let json = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":{size}}}]}}"#
+    );
+    let manifest = Manifest::of_bytes(None, json.into()).unwrap();
+    let digest = manifest.digest();
+    upstream.add_manifest(repository, manifest);
+    upstream.set_tag(repository, &tag(name), digest);
+    (digest, layer)
+}
+
+/// Gives blobs as open files, as a store on disk does.
+struct FileBacked(MemoryStore, u64);
+
+impl BlobStore for FileBacked {
+    fn stat(&self, digest: Digest) -> BoxFuture<'_, Result<Option<BlobStat>, StoreError>> {
+        BlobStore::stat(&self.0, digest)
+    }
+
+    fn open(
+        &self,
+        digest: Digest,
+        range: Option<RangeRequest>,
+    ) -> BoxFuture<'_, Result<Option<BlobBody>, StoreError>> {
+        Box::pin(async move {
+            let Some(whole) = BlobStore::open(&self.0, digest, None).await? else {
+                return Ok(None);
+            };
+            let size = whole.size;
+            let file = spill(&read_body(whole).await);
+            file.set_len(size.min(self.1)).unwrap();
+            let end = ByteRange::new(size, size).unwrap();
+            let range = match range {
+                Some(range) => range.resolve(size).unwrap_or(end),
+                None => ByteRange::whole(size),
+            };
+            Ok(Some(BlobBody {
+                size,
+                range,
+                payload: BlobPayload::File(Arc::new(file)),
+            }))
+        })
+    }
+
+    fn stage(
+        &self,
+        size_hint: Option<u64>,
+    ) -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>> {
+        BlobStore::stage(&self.0, size_hint)
+    }
+
+    fn remove(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>> {
+        BlobStore::remove(&self.0, digest)
+    }
+
+    fn list(&self) -> BoxStream<'_, Result<BlobStat, StoreError>> {
+        BlobStore::list(&self.0)
+    }
+}
+
+fn spill(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
