@@ -34,7 +34,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
             .await?;
         if let BlobPayload::Stream(stream) = served.value.payload {
             let chunks: Vec<_> = stream.try_collect().await?;
-            println!("{:?}: {:?}", served.status, String::from_utf8(chunks.concat())?);
+            println!(
+                "{:?}: {:?}",
+                served.status,
+                String::from_utf8(chunks.concat())?
+            );
         }
     }
     println!("{:?}", upstream.calls());

@@ -2,5 +2,7 @@
 
 pub mod admin;
 pub mod front;
+pub mod upstream;
+
 #[cfg(feature = "testing")]
 pub mod testing;

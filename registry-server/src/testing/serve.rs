@@ -76,7 +76,11 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Resul
 }
 
 fn to_request(head: &httparse::Request<'_, '_>) -> Option<Request> {
-    let target = head.path?;
+    // As a proxy would be asked: whatever host is named, this registry answers for it.
+    let target = match head.path?.strip_prefix("http://") {
+        Some(rest) => rest.find('/').map_or("/", |path| &rest[path..]),
+        None => head.path?,
+    };
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query.to_owned())),
         None => (target, None),

@@ -1,0 +1,137 @@
+//! The HTTP clients, one for each kind of host, so that none gets a connection of another's.
+
+use http::Method;
+use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder, Proxy};
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::address::{AddressClass, Reach, ReachResolver, class_of_host};
+use super::config::{
+    HttpUpstreamConfig, HttpUpstreamConfigError, IDLE_CONNECTION_MAX, IDLE_CONNECTIONS_MAX,
+    SENDS_MAX,
+};
+use super::failure::{SendFailure, is_out_of_reach};
+use super::redirect::{Hop, host_of, out_of_reach};
+use super::tls::Tls;
+
+/// Sent with every request: some registries refuse those who do not say who they are.
+const USER_AGENT: &str = concat!("registry-server/", env!("CARGO_PKG_VERSION"));
+
+/// The HTTP clients of an upstream.
+pub(super) struct Clients {
+    /// For the endpoints themselves.
+    endpoint: Client,
+    /// For whom they lead to, where that has to be a public host.
+    public: Client,
+    /// The same, where it may be a private one.
+    private: Client,
+    /// Addresses are a proxy's matter, and not seen here.
+    proxied: bool,
+}
+
+impl Clients {
+    pub(super) fn new(config: &HttpUpstreamConfig) -> Result<Self, HttpUpstreamConfigError> {
+        let Tls {
+            endpoint,
+            elsewhere,
+        } = Tls::new(config)?;
+        let within = |reach| {
+            let builder = builder(config, elsewhere.clone())?;
+            build(builder.dns_resolver(ReachResolver(reach)))
+        };
+        Ok(Self {
+            endpoint: build(builder(config, endpoint)?)?,
+            public: within(Reach::Public)?,
+            private: within(Reach::Private)?,
+            proxied: config.proxy.is_some(),
+        })
+    }
+
+    /// Sends a request for `hop`, reached from `from`, and waits for the headers of its answer.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        hop: &Hop,
+        headers: http::HeaderMap,
+        from: (&Url, Reach),
+        deadline: Instant,
+    ) -> Result<reqwest::Response, SendFailure> {
+        let (from, reach) = from;
+        let client = match (hop.trusted, reach) {
+            (true, _) => &self.endpoint,
+            (false, Reach::Public) => &self.public,
+            (false, Reach::Private) => &self.private,
+        };
+        let host = host_of(&hop.url);
+        let mut sends = 1;
+        loop {
+            let request = client.request(method.clone(), hop.url.clone());
+            let sending = request.headers(headers.clone()).send();
+            match timeout_at(deadline, sending).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(error)) if is_out_of_reach(&error) => {
+                    return Err(out_of_reach(from, &hop.url).into());
+                }
+                Ok(Err(error)) if may_send_again(&error) && sends < SENDS_MAX => sends += 1,
+                Ok(Err(error)) => return Err(SendFailure::new(&host, error)),
+                Err(_) => {
+                    return Err(registry_core::UpstreamError::Timeout { what: "answer" }.into());
+                }
+            }
+        }
+    }
+
+    /// How far a host that answered may lead: no further than an outsider could, unless it is at
+    /// a private address itself.
+    pub(super) fn reach_from(&self, url: &Url, response: &reqwest::Response) -> Reach {
+        let class = if self.proxied {
+            url.host().and_then(|host| class_of_host(&host))
+        } else {
+            response
+                .remote_addr()
+                .map(|address| AddressClass::of(address.ip()))
+        };
+        match class {
+            Some(AddressClass::Private) => Reach::Private,
+            _ => Reach::Public,
+        }
+    }
+}
+
+/// Whether a request may be sent once more: where its connection ended before an answer, as one
+/// does that the server has just closed for being idle. Questions change nothing, so that does no
+/// harm.
+fn may_send_again(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
+}
+
+fn builder(
+    config: &HttpUpstreamConfig,
+    tls: ClientConfig,
+) -> Result<ClientBuilder, HttpUpstreamConfigError> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(Policy::none())
+        .user_agent(USER_AGENT)
+        .connect_timeout(config.budgets.connect)
+        .pool_idle_timeout(IDLE_CONNECTION_MAX)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .no_proxy();
+    Ok(match &config.proxy {
+        Some(proxy) => {
+            let proxy = Proxy::all(proxy.clone()).map_err(client_error)?;
+            builder.proxy(proxy)
+        }
+        None => builder,
+    })
+}
+
+fn build(builder: ClientBuilder) -> Result<Client, HttpUpstreamConfigError> {
+    builder.build().map_err(client_error)
+}
+
+fn client_error(error: reqwest::Error) -> HttpUpstreamConfigError {
+    HttpUpstreamConfigError::Client(Box::new(error.without_url()))
+}

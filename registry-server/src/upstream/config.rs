@@ -1,0 +1,181 @@
+//! How an upstream is reached, and every limit of doing so (I8).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use registry_core::UpstreamId;
+use url::Url;
+
+/// How often a request is sent whose connection ends before an answer.
+pub(super) const SENDS_MAX: u32 = 2;
+/// Redirects followed for one request.
+pub(super) const REDIRECTS_MAX: usize = 10;
+/// Largest answer of a token server, in bytes.
+pub(super) const TOKEN_BYTES_MAX: usize = 1 << 20;
+/// Repositories of one upstream whose tokens are kept.
+pub(super) const TOKENS_MAX: usize = 4096;
+/// Largest page of a list of tags, in bytes.
+pub(super) const TAG_PAGE_BYTES_MAX: usize = 4 << 20;
+/// Pages of the upstream's that make up one of ours.
+pub(super) const TAG_PAGES_MAX: usize = 64;
+/// Longest query that an upstream's `Link` makes us ask with, in bytes.
+pub(super) const LINK_QUERY_BYTES_MAX: usize = 2048;
+/// Bytes of an answer nobody reads that are read all the same, so that its connection can be used
+/// again.
+pub(super) const DRAINED_BYTES_MAX: u64 = 64 << 10;
+/// How long that may take.
+pub(super) const DRAIN_MAX: Duration = Duration::from_millis(100);
+/// Idle connections kept to each host.
+pub(super) const IDLE_CONNECTIONS_MAX: usize = 32;
+/// How long an idle connection is kept: less than most servers keep theirs.
+pub(super) const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(30);
+/// How long a registry whose HEAD was found not to work is asked by GET before HEAD is tried anew.
+pub(super) const HEAD_DISTRUST: Duration = Duration::from_secs(3600);
+/// Longest wait that an upstream can ask for by `Retry-After`.
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How an upstream is reached.
+///
+/// ```
+/// use registry_core::UpstreamId;
+/// use registry_server::upstream::{HttpUpstream, HttpUpstreamConfig};
+///
+/// let id = UpstreamId::parse("ghcr.io").unwrap();
+/// let mut config = HttpUpstreamConfig::new(id, ["https://ghcr.io".parse().unwrap()]);
+/// config.budgets.connect = std::time::Duration::from_secs(1);
+/// let upstream = HttpUpstream::new(config).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HttpUpstreamConfig {
+    /// Its name: for messages and logs, and never an address (I12).
+    pub id: UpstreamId,
+    /// Where it answers: tried in this order until a connection comes about. `http` or `https`,
+    /// with a host, maybe a port and a path that `/v2` is put after; without credentials.
+    pub endpoints: Vec<Url>,
+    /// A PEM file of authorities to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// A PEM file with the certificate, and its chain, to show to the endpoints.
+    pub client_cert_file: Option<PathBuf>,
+    /// A PEM file with the certificate's private key.
+    pub client_key_file: Option<PathBuf>,
+    /// Trust whatever certificate is shown.
+    pub insecure_skip_verify: bool,
+    /// An HTTP proxy for all requests, without credentials. The environment's proxies are not
+    /// used. Addresses behind a proxy are resolved by it, so what redirects may lead to is then
+    /// its decision, but for addresses written out in them.
+    pub proxy: Option<Url>,
+    /// Hosts that may issue tokens for this upstream besides its own, and those under the same
+    /// registrable domain: `auth.example.org`, or with a port.
+    pub realms: Vec<String>,
+    /// How long to wait for what.
+    pub budgets: Budgets,
+    /// Largest manifest, in bytes.
+    pub manifest_bytes_max: usize,
+}
+
+impl HttpUpstreamConfig {
+    /// The upstream `id` at these endpoints, with the default of everything else.
+    pub fn new(id: UpstreamId, endpoints: impl IntoIterator<Item = Url>) -> Self {
+        Self {
+            id,
+            endpoints: endpoints.into_iter().collect(),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            insecure_skip_verify: false,
+            proxy: None,
+            realms: Vec::new(),
+            budgets: Budgets::default(),
+            manifest_bytes_max: registry_core::Limits::default().manifest_bytes_max,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), HttpUpstreamConfigError> {
+        if self.endpoints.is_empty() {
+            return Err(HttpUpstreamConfigError::NoEndpoint);
+        }
+        for url in self.endpoints.iter().chain(&self.proxy) {
+            if let Some(problem) = url_problem(url) {
+                return Err(HttpUpstreamConfigError::Url {
+                    host: url.host_str().unwrap_or_default().to_owned(),
+                    problem,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a URL cannot be used: never with the URL itself, which may hold a secret.
+fn url_problem(url: &Url) -> Option<&'static str> {
+    if !matches!(url.scheme(), "http" | "https") {
+        Some("only http and https are spoken")
+    } else if !url.has_host() {
+        Some("it has no host")
+    } else if !url.username().is_empty() || url.password().is_some() {
+        Some("credentials in a URL are not supported")
+    } else if url.query().is_some() || url.fragment().is_some() {
+        Some("it must have no query and no fragment")
+    } else {
+        None
+    }
+}
+
+/// How long an upstream is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// To resolve a name, connect and shake hands: for each connection.
+    pub connect: Duration,
+    /// From the question until its answer's headers, redirects and tokens included.
+    pub headers: Duration,
+    /// For the next bytes of a blob; for the whole of anything smaller.
+    pub body_idle: Duration,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            headers: Duration::from_secs(20),
+            body_idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why an upstream cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HttpUpstreamConfigError {
+    /// No endpoint is given.
+    #[error("it needs an endpoint, such as https://registry.example.org")]
+    NoEndpoint,
+    /// A URL that cannot be used.
+    #[error("the URL at host `{host}` cannot be used: {problem}")]
+    Url {
+        /// The URL's host.
+        host: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A PEM file that cannot be used.
+    #[error("`{}` cannot be used: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A certificate without a key, or a key without a certificate.
+    #[error("client_cert_file and client_key_file are needed together")]
+    HalfIdentity,
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up: {problem}")]
+    Tls {
+        /// Why.
+        problem: String,
+    },
+    /// The HTTP client cannot be set up.
+    #[error("the HTTP client cannot be set up")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

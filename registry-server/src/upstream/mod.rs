@@ -1,0 +1,148 @@
+//! Registries over HTTP: the upstreams that the cache is filled from.
+//!
+//! This module owns the HTTP client. It knows the quirks of registries, follows their redirects,
+//! gets the anonymous tokens that they want, and gives what they send a limit in size and time. It
+//! knows nothing of stores, and decides nothing about caching.
+//!
+//! Requests are built from scratch: nothing of a client's is in them, `ns` least of all (I12).
+//! Content is asked for as it is (`Accept-Encoding: identity`), and manifests by all their types,
+//! so that nothing is converted on the way (I9).
+
+mod address;
+mod blobs;
+mod challenge;
+mod clients;
+mod config;
+mod failure;
+mod head;
+mod manifests;
+mod redirect;
+mod reply;
+mod tags;
+mod tls;
+mod token;
+mod transport;
+
+use std::fmt;
+
+use futures::future::{BoxFuture, FutureExt as _};
+use registry_core::{
+    Caller, Digest, FetchedTags, Manifest, RangeRequest, Reference, Repository, Resolution, Tag,
+    TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId,
+};
+use tokio::time::timeout;
+
+pub use config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError};
+
+use head::HeadSupport;
+use transport::Transport;
+
+/// A registry over HTTP.
+///
+/// It asks anonymously, whoever the [`Caller`]: what it sees is what anybody sees, so all may
+/// share it (I5). Each question gets its answer's headers within the budget for them, redirects
+/// and tokens included; what is dropped is abandoned, and costs at most its connection.
+///
+/// - Of several endpoints, those after the first are asked where no connection comes about.
+/// - Redirects are followed, and lose the token and the client's certificate with the first
+///   change of scheme, host or port. They lead from https to https only, to private addresses
+///   only from such, and to link-local ones never; their URLs are neither logged nor told.
+/// - Where HEAD does not work, GET does: for an hour after that was found out.
+/// - A range that the blob does not have (416) is an empty [`UpstreamBlob`] that begins at the
+///   blob's size.
+pub struct HttpUpstream {
+    id: UpstreamId,
+    transport: Transport,
+    manifest_head: HeadSupport,
+    blob_head: HeadSupport,
+    manifest_bytes_max: usize,
+}
+
+impl HttpUpstream {
+    /// Sets up an upstream, without asking it anything.
+    ///
+    /// # Errors
+    ///
+    /// [`HttpUpstreamConfigError`], which says what to change.
+    pub fn new(config: HttpUpstreamConfig) -> Result<Self, HttpUpstreamConfigError> {
+        Ok(Self {
+            transport: Transport::new(&config)?,
+            manifest_head: HeadSupport::default(),
+            blob_head: HeadSupport::default(),
+            manifest_bytes_max: config.manifest_bytes_max,
+            id: config.id,
+        })
+    }
+}
+
+impl Upstream for HttpUpstream {
+    fn resolve<'a>(
+        &'a self,
+        repository: &'a Repository,
+        tag: &'a Tag,
+        prior: Option<Digest>,
+        _: &'a Caller,
+    ) -> BoxFuture<'a, Result<Resolution, UpstreamError>> {
+        self.ask_tag(repository, tag, prior).boxed()
+    }
+
+    fn manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        reference: &'a Reference,
+        _: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Manifest>, UpstreamError>> {
+        self.fetch_manifest(repository, reference).boxed()
+    }
+
+    fn has_manifest<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        _: &'a Caller,
+    ) -> BoxFuture<'a, Result<bool, UpstreamError>> {
+        self.ask_manifest(repository, digest).boxed()
+    }
+
+    fn stat_blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        _: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Option<u64>>, UpstreamError>> {
+        self.ask_blob(repository, digest).boxed()
+    }
+
+    fn blob<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digest: Digest,
+        range: Option<RangeRequest>,
+        _: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<UpstreamBlob>, UpstreamError>> {
+        self.fetch_blob(repository, digest, range).boxed()
+    }
+
+    fn tags<'a>(
+        &'a self,
+        repository: &'a Repository,
+        page: TagPage<'a>,
+        _: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<FetchedTags>, UpstreamError>> {
+        let budgets = self.transport.budgets();
+        let time_max = budgets.headers + budgets.body_idle;
+        let fetching = timeout(time_max, self.fetch_tags(repository, page));
+        let what = "list its tags";
+        fetching
+            .map(move |fetched| fetched.unwrap_or(Err(UpstreamError::Timeout { what })))
+            .boxed()
+    }
+}
+
+impl fmt::Debug for HttpUpstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpUpstream")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,197 @@
+//! An upstream's answer: its headers read with care, its body within limits.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt as _, try_unfold};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use http::{HeaderName, StatusCode};
+use registry_core::{Digest, MediaType, UpstreamError};
+use reqwest::Response;
+use tokio::time::timeout;
+
+use super::config::{DRAIN_MAX, DRAINED_BYTES_MAX};
+use super::failure::{body_failure, status_failure};
+
+/// What the digest of a manifest or blob stands in.
+const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// An answer whose headers are here. It does not tell its URL, which may hold a signature.
+pub(super) struct Reply {
+    response: Response,
+    host: String,
+    trusted: bool,
+}
+
+impl Reply {
+    pub(super) fn new(response: Response, host: String, trusted: bool) -> Self {
+        Self {
+            response,
+            host,
+            trusted,
+        }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// Host and port that answered.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// It comes from the endpoint itself, and not from whom that redirects to.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// Whether it says that there is no such thing.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.status(), StatusCode::NOT_FOUND | StatusCode::GONE)
+    }
+
+    /// The error that its status means.
+    pub(super) fn failure(&self) -> UpstreamError {
+        status_failure(&self.host, self.trusted, self.status(), self.headers())
+    }
+
+    /// The error that it broke the protocol: `protocol("sends …")`.
+    pub(super) fn protocol(&self, what: &str) -> UpstreamError {
+        protocol(&self.host, what)
+    }
+
+    /// The size of the content, as the header tells it: for a HEAD, the client library's own
+    /// account is that of the body, which is empty.
+    pub(super) fn content_length(&self) -> Option<u64> {
+        self.text(CONTENT_LENGTH)?.parse().ok()
+    }
+
+    pub(super) fn media_type(&self) -> Option<MediaType> {
+        MediaType::parse(self.text(CONTENT_TYPE)?).ok()
+    }
+
+    pub(super) fn digest(&self) -> Option<Digest> {
+        Digest::parse(self.text(DOCKER_CONTENT_DIGEST)?).ok()
+    }
+
+    pub(super) fn text(&self, name: HeaderName) -> Option<&str> {
+        let value = self.headers().get(name)?;
+        value.to_str().ok().map(str::trim)
+    }
+
+    /// Refuses content that is coded, although we asked for none of that: its bytes are not the
+    /// ones that the digest names.
+    pub(super) fn check_coding(&self) -> Result<(), UpstreamError> {
+        match self.text(CONTENT_ENCODING) {
+            None if !self.headers().contains_key(CONTENT_ENCODING) => Ok(()),
+            Some(coding) if coding.is_empty() || coding.eq_ignore_ascii_case("identity") => Ok(()),
+            _ => Err(self.protocol("sends content in a coding that was not asked for")),
+        }
+    }
+
+    /// The whole body, of at most `bytes_max`, within `time_max`.
+    pub(super) async fn read(
+        mut self,
+        bytes_max: usize,
+        time_max: Duration,
+    ) -> Result<Bytes, UpstreamError> {
+        let too_big = || protocol(&self.host, &format!("sends more than {bytes_max} bytes"));
+        if self.content_length() > Some(bytes_max as u64) {
+            return Err(too_big());
+        }
+        let reading = async {
+            let mut body = BytesMut::new();
+            while let Some(chunk) = self.response.chunk().await.transpose() {
+                let chunk = chunk.map_err(|error| body_failure(&self.host, error))?;
+                if body.len() + chunk.len() > bytes_max {
+                    return Err(too_big());
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(body.freeze())
+        };
+        match timeout(time_max, reading).await {
+            Ok(body) => body,
+            Err(_) => Err(UpstreamError::Timeout {
+                what: "send a whole answer",
+            }),
+        }
+    }
+
+    /// Reads a short body that nobody wants, so that its connection can be used again.
+    pub(super) async fn drain(mut self) {
+        if self
+            .content_length()
+            .is_none_or(|length| length > DRAINED_BYTES_MAX)
+        {
+            return;
+        }
+        let reading = async { while let Ok(Some(_)) = self.response.chunk().await {} };
+        // Where it does not work out, the connection is closed.
+        let _ = timeout(DRAIN_MAX, reading).await;
+    }
+
+    /// The body as it comes, each part of it within `idle_max`; exactly `expected` bytes, where
+    /// that is known.
+    pub(super) fn into_stream(
+        self,
+        expected: Option<u64>,
+        idle_max: Duration,
+    ) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+        let body = Body {
+            reply: self,
+            expected,
+            received: 0,
+            idle_max,
+        };
+        try_unfold(body, Body::next).boxed()
+    }
+}
+
+fn protocol(host: &str, what: &str) -> UpstreamError {
+    UpstreamError::Protocol {
+        what: format!("{host} {what}"),
+    }
+}
+
+/// A body on its way.
+struct Body {
+    reply: Reply,
+    expected: Option<u64>,
+    received: u64,
+    idle_max: Duration,
+}
+
+impl Body {
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, UpstreamError> {
+        let chunk = match timeout(self.idle_max, self.reply.response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|error| body_failure(&self.reply.host, error))?,
+            Err(_) => {
+                return Err(UpstreamError::Timeout {
+                    what: "send the next bytes of a blob",
+                });
+            }
+        };
+        self.received += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        let received = self.received;
+        match (chunk, self.expected) {
+            (_, Some(expected)) if received > expected => {
+                let what = format!("sends more than the {expected} bytes it announced");
+                Err(self.reply.protocol(&what))
+            }
+            (None, Some(expected)) if received < expected => Err(UpstreamError::Unavailable {
+                what: format!(
+                    "a body from {} ended after {received} of {expected} bytes",
+                    self.reply.host
+                ),
+                source: None,
+            }),
+            (chunk, _) => Ok(chunk.map(|chunk| (chunk, self))),
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! One question to an upstream until its answer's headers: endpoints, tokens and redirects.
+
+use http::header::{AUTHORIZATION, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use registry_core::{Repository, UpstreamError, UpstreamId};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::address::Reach;
+use super::challenge::{Challenge, is_listed, realm_is_bound};
+use super::clients::Clients;
+use super::config::{
+    Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, REDIRECTS_MAX, TOKEN_BYTES_MAX,
+};
+use super::failure::SendFailure;
+use super::redirect::{Hop, host_of};
+use super::reply::Reply;
+use super::token::{Issued, Token, Tokens};
+
+/// What is asked of an upstream. Nothing of a client's request is in it (I12).
+#[derive(Clone, Debug)]
+pub(super) struct Question<'a> {
+    pub(super) method: Method,
+    pub(super) repository: &'a Repository,
+    /// What stands after the repository: `manifests/latest`.
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+    pub(super) headers: HeaderMap,
+}
+
+/// The way to an upstream's endpoints.
+pub(super) struct Transport {
+    id: UpstreamId,
+    /// Each endpoint's URL, with a path that ends in `/v2`.
+    roots: Vec<Url>,
+    clients: Clients,
+    realms: Vec<String>,
+    tokens: Tokens,
+    budgets: Budgets,
+}
+
+/// An endpoint's answer, and how far that endpoint may lead.
+struct Answered {
+    reply: Reply,
+    reach: Reach,
+}
+
+impl Transport {
+    pub(super) fn new(config: &HttpUpstreamConfig) -> Result<Self, HttpUpstreamConfigError> {
+        config.check()?;
+        Ok(Self {
+            id: config.id.clone(),
+            roots: config.endpoints.iter().map(api_root).collect(),
+            clients: Clients::new(config)?,
+            realms: config.realms.clone(),
+            tokens: Tokens::default(),
+            budgets: config.budgets.clone(),
+        })
+    }
+
+    pub(super) fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    /// Asks, and waits for the headers of the answer, whatever its status: of the first endpoint
+    /// that a connection comes about to.
+    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, UpstreamError> {
+        let deadline = Instant::now() + self.budgets.headers;
+        let mut endpoint = 0;
+        loop {
+            let begun = Instant::now();
+            let outcome = self.ask_endpoint(endpoint, question, deadline).await;
+            let elapsed = begun.elapsed();
+            endpoint += 1;
+            match outcome {
+                Ok(reply) => {
+                    tracing::debug!(
+                        upstream = %self.id,
+                        host = reply.host(),
+                        method = %question.method,
+                        repository = %question.repository,
+                        path = question.path,
+                        status = reply.status().as_u16(),
+                        ?elapsed,
+                        "upstream answered"
+                    );
+                    return Ok(reply);
+                }
+                Err(failure) if failure.unconnected && endpoint < self.roots.len() => {
+                    let error = &failure.error;
+                    tracing::warn!(upstream = %self.id, %error, "trying the next endpoint");
+                }
+                Err(failure) => return Err(failure.error),
+            }
+        }
+    }
+
+    /// Asks one endpoint; with a token, where it wants one.
+    async fn ask_endpoint(
+        &self,
+        endpoint: usize,
+        question: &Question<'_>,
+        deadline: Instant,
+    ) -> Result<Reply, SendFailure> {
+        let root = &self.roots[endpoint];
+        let key = (endpoint, question.repository.clone());
+        let fetch = |challenge: Challenge, reach| {
+            self.fetch_token(root, challenge, reach, question.repository, deadline)
+        };
+        let known = in_time(deadline, self.tokens.known(&key, fetch)).await?;
+        let Answered { reply, reach } = self
+            .follow(root, question, known.as_ref(), deadline)
+            .await?;
+        // A storage's challenge is none of ours: our tokens are for the endpoint.
+        if reply.status() != StatusCode::UNAUTHORIZED || !reply.is_trusted() {
+            return Ok(reply);
+        }
+        let Some(challenge) = Challenge::find(reply.headers()) else {
+            return Ok(reply);
+        };
+        reply.drain().await;
+        let token = self
+            .tokens
+            .answer(&key, challenge, reach, known.as_ref(), fetch);
+        let token = in_time(deadline, token).await??;
+        let answered = self.follow(root, question, Some(&token), deadline).await?;
+        Ok(answered.reply)
+    }
+
+    /// Asks one endpoint and follows its redirects.
+    async fn follow(
+        &self,
+        root: &Url,
+        question: &Question<'_>,
+        token: Option<&Token>,
+        deadline: Instant,
+    ) -> Result<Answered, SendFailure> {
+        let mut hop = Hop::first(question.url(root));
+        let mut from = root.clone();
+        let mut reach = None;
+        for _ in 0..=REDIRECTS_MAX {
+            let mut headers = question.headers.clone();
+            if let Some(token) = token.filter(|_| hop.trusted) {
+                headers.insert(AUTHORIZATION, token.header());
+            }
+            let within = (&from, reach.unwrap_or(Reach::Public));
+            let method = question.method.clone();
+            let response = self
+                .clients
+                .send(method, &hop, headers, within, deadline)
+                .await?;
+            // Whoever comes after a public host is reached no further than from there.
+            let reach_now = match reach {
+                Some(Reach::Public) => Reach::Public,
+                _ => self.clients.reach_from(&hop.url, &response),
+            };
+            reach = Some(reach_now);
+            let reply = Reply::new(response, host_of(&hop.url), hop.trusted);
+            if !is_redirect(reply.status()) {
+                let reach = reach_now;
+                return Ok(Answered { reply, reach });
+            }
+            let location = reply.headers().get(LOCATION).map(HeaderValue::to_str);
+            let Some(Ok(location)) = location else {
+                return Err(reply.protocol("redirects without a Location").into());
+            };
+            let next = hop.next(location, reach_now)?;
+            from = std::mem::replace(&mut hop, next).url;
+            reply.drain().await;
+        }
+        Err(UpstreamError::Protocol {
+            what: format!(
+                "{} redirects more than {REDIRECTS_MAX} times",
+                host_of(root)
+            ),
+        }
+        .into())
+    }
+
+    /// Gets an anonymous token from the realm of a challenge.
+    async fn fetch_token(
+        &self,
+        root: &Url,
+        challenge: Challenge,
+        reach: Reach,
+        repository: &Repository,
+        deadline: Instant,
+    ) -> Result<Issued, UpstreamError> {
+        let realm = &challenge.realm;
+        if !realm_is_bound(root, realm, &self.realms) {
+            return Err(UpstreamError::Protocol {
+                what: format!(
+                    "{} sends us to {} for a token, which is not known to belong to it: if it \
+                     does, list that host in the upstream's `realms`",
+                    host_of(root),
+                    host_of(realm)
+                ),
+            });
+        }
+        // A host that is listed by hand may be anywhere.
+        let listed = is_listed(realm, &self.realms);
+        let reach = if listed { Reach::Private } else { reach };
+        let hop = Hop {
+            url: challenge.token_url(repository.as_str()),
+            trusted: false,
+        };
+        let sending =
+            self.clients
+                .send(Method::GET, &hop, HeaderMap::new(), (root, reach), deadline);
+        let response = sending.await.map_err(|failure| failure.error)?;
+        let reply = Reply::new(response, host_of(realm), true);
+        if reply.status() != StatusCode::OK {
+            return Err(reply.failure());
+        }
+        let host = reply.host().to_owned();
+        let body = reply.read(TOKEN_BYTES_MAX, self.budgets.body_idle).await?;
+        Issued::parse(&body).ok_or_else(|| UpstreamError::Protocol {
+            what: format!("{host} answered without a token"),
+        })
+    }
+}
+
+impl Question<'_> {
+    fn url(&self, root: &Url) -> Url {
+        let mut url = root.clone();
+        let path = format!("{}/{}/{}", root.path(), self.repository, self.path);
+        url.set_path(&path);
+        url.set_query(self.query.as_deref());
+        url
+    }
+}
+
+/// Waits for what may be another's work under way, and no longer than for one's own.
+async fn in_time<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, UpstreamError> {
+    let outcome = timeout_at(deadline, work).await;
+    outcome.map_err(|_| UpstreamError::Timeout { what: "answer" })
+}
+
+/// Where an endpoint's API begins: at `/v2`, after the path that it may have.
+fn api_root(endpoint: &Url) -> Url {
+    let mut root = endpoint.clone();
+    let path = endpoint.path().trim_end_matches('/');
+    let path = path.strip_suffix("/v2").unwrap_or(path);
+    root.set_path(&format!("{path}/v2"));
+    root
+}
+
+/// The redirects that keep the method, for the two methods that are used here.
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_go_below_v2() {
+        let repository = Repository::parse("library/app").unwrap();
+        for (endpoint, url) in [
+            (
+                "https://ghcr.io",
+                "https://ghcr.io/v2/library/app/tags/list?n=1",
+            ),
+            (
+                "https://ghcr.io/",
+                "https://ghcr.io/v2/library/app/tags/list?n=1",
+            ),
+            (
+                "http://h:5000/v2/",
+                "http://h:5000/v2/library/app/tags/list?n=1",
+            ),
+            (
+                "https://h/mirror/hub",
+                "https://h/mirror/hub/v2/library/app/tags/list?n=1",
+            ),
+        ] {
+            let question = Question {
+                method: Method::GET,
+                repository: &repository,
+                path: "tags/list".to_owned(),
+                query: Some("n=1".to_owned()),
+                headers: HeaderMap::new(),
+            };
+            let root = api_root(&Url::parse(endpoint).unwrap());
+            assert_eq!(question.url(&root).as_str(), url, "{endpoint}");
+        }
+    }
+}
