@@ -1,8 +1,18 @@
 //! The mirror as an HTTP server: hyper in front, an HTTP client behind.
+//!
+//! [`Mirror`] is all of it in one value, for a program to embed; the `registry-server` binary runs
+//! the same, configured by [`config`].
 
 pub mod admin;
+mod announcement;
+pub mod config;
 pub mod front;
-pub mod upstream;
-
+pub mod hosts_toml;
+pub mod logging;
+mod mirror;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod upstream;
+
+pub use announcement::Announcement;
+pub use mirror::{Mirror, MirrorBuilder, StartError};

@@ -12,6 +12,10 @@ use crate::options::Reserve;
 
 /// What a file system has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "testing"),
+    expect(unreachable_pub, reason = "public with the feature `testing`")
+)]
 pub struct DiskSpace {
     /// Its size in bytes.
     pub total: u64,

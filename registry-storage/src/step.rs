@@ -5,6 +5,10 @@ use std::sync::Arc;
 /// A step that was just taken; the crash table of the crate tells what each leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
+#[cfg_attr(
+    not(feature = "testing"),
+    expect(unreachable_pub, reason = "public with the feature `testing`")
+)]
 pub enum Step {
     /// A partial file was made.
     Staged,

@@ -24,7 +24,8 @@ const FULL_REST: Duration = Duration::from_secs(60);
 
 /// A socket that accepts, and the connections that it has accepted.
 pub(super) struct Listener<S> {
-    socket: TcpListener,
+    /// Taken by [`Self::accept`], which closes it when the drain begins.
+    socket: Mutex<Option<TcpListener>>,
     address: SocketAddr,
     service: Arc<S>,
     limits: Arc<FrontLimits>,
@@ -45,7 +46,7 @@ impl<S: Service> Listener<S> {
         let socket = TcpListener::bind(address).await?;
         Ok(Self {
             address: socket.local_addr()?,
-            socket,
+            socket: Mutex::new(Some(socket)),
             service: Arc::new(service),
             stop: Stop::default(),
             connections: TaskTracker::new(),
@@ -60,14 +61,22 @@ impl<S: Service> Listener<S> {
         self.address
     }
 
-    /// Accepts until [`Self::drain`]; ends at once, with connections going on.
+    /// Accepts until [`Self::drain`]; ends at once, with connections going on. The socket is closed
+    /// then: whoever comes is refused and asks elsewhere, instead of waiting in the kernel's backlog
+    /// for a server that will never accept.
     pub(super) async fn accept(&self) {
+        let socket = self
+            .socket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(socket) = socket else { return };
         let mut is_refused = false;
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = self.stop.drain.cancelled() => return,
-                accepted = self.socket.accept() => accepted,
+                accepted = socket.accept() => accepted,
             };
             match accepted {
                 Ok((stream, client)) => {

@@ -1,0 +1,102 @@
+//! The configuration file.
+//!
+//! The document is walked by hand rather than deserialised: serde stops at the first mistake and
+//! knows no key or line for what is well formed and makes no sense, while a person wants all of
+//! them, with both.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::document::{Document, Table, cannot_read};
+use super::layer::{Layer, Texts, UpstreamLayer, add_upstream};
+use super::place::{Place, Problems, Written};
+use super::values;
+
+/// Keys of an upstream that ask for credentials to be sent to it.
+const CREDENTIAL_KEYS: [&str; 4] = ["username", "password", "password_file", "password_env"];
+
+/// Reads the configuration file at `path`.
+pub(super) fn read(path: Written<PathBuf>, problems: &mut Problems) -> Layer {
+    let text = match fs::read_to_string(&path.value) {
+        Ok(text) => text,
+        Err(error) => {
+            problems.add(path.place, cannot_read(&path.value, &error));
+            return Layer::default();
+        }
+    };
+    let document = Document::new(&path.value, text);
+    let mut found = Problems::default();
+    let layer = match document.root(&mut found) {
+        Some(root) => read_root(root, &mut found),
+        None => Layer::default(),
+    };
+    problems.append_by_line(found);
+    layer
+}
+
+fn read_root(mut root: Table<'_>, problems: &mut Problems) -> Layer {
+    let upstreams = root.tables("upstream", problems);
+    let texts = Texts {
+        listen: root.text("listen", problems),
+        admin_listen: root.text("admin_listen", problems),
+        data_dir: root.path("data_dir", problems),
+        upstreams: Vec::new(),
+        default_upstream: root.text("default_upstream", problems),
+        tag_ttl: root.text("tag_ttl", problems),
+        max_size: root.text("max_size", problems),
+        log: root.text("log", problems),
+        log_format: root.text("log_format", problems),
+    };
+    root.refuse_the_rest(problems);
+    let mut layer = texts.read(problems);
+    for (name, table) in upstreams {
+        if let Some(place) = table.inner_table() {
+            let problem = "a name with dots is written in quotes, as in [upstream.\"ghcr.io\"]";
+            problems.add(place.clone(), problem);
+            continue;
+        }
+        let settings = read_upstream(name.place.clone(), table, problems);
+        if let Some(id) = name.parse(problems, values::upstream_id) {
+            add_upstream(&mut layer.upstreams, id.value, settings, problems);
+        }
+    }
+    layer
+}
+
+fn read_upstream(place: Place, mut table: Table<'_>, problems: &mut Problems) -> UpstreamLayer {
+    for key in CREDENTIAL_KEYS {
+        if let Some(entry) = table.take(key) {
+            problems.add(
+                entry.place,
+                "not supported yet by this version, which asks every upstream anonymously; \
+                 remove it",
+            );
+        }
+    }
+    let cert = table.readable("client_cert_file", problems);
+    let key = table.readable("client_key_file", problems);
+    match (&cert, &key) {
+        (Some(alone), None) => {
+            problems.add(alone.place.clone(), "needs client_key_file beside it");
+        }
+        (None, Some(alone)) => {
+            problems.add(alone.place.clone(), "needs client_cert_file beside it");
+        }
+        _ => {}
+    }
+    let settings = UpstreamLayer {
+        place,
+        endpoints: table.list("endpoints", problems, values::endpoint),
+        ca_file: table.readable("ca_file", problems).map(|path| path.value),
+        client_cert_file: cert.map(|path| path.value),
+        client_key_file: key.map(|path| path.value),
+        insecure_skip_verify: table.boolean("insecure_skip_verify", problems),
+        proxy: table.parsed("proxy", problems, values::proxy),
+        realms: table.list("realms", problems, values::realm),
+        tag_ttl: table.parsed("tag_ttl", problems, values::duration),
+        tag_budget: table.parsed("tag_budget", problems, values::budget),
+        forward_not_found: table.parsed("on_not_found", problems, values::on_not_found),
+    };
+    table.refuse_the_rest(problems);
+    settings
+}

@@ -1,0 +1,183 @@
+//! One layer of the configuration (flags, environment, file), and how one lies over another.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use registry_core::UpstreamId;
+use url::Url;
+
+use super::place::{Place, Problems, Written};
+use super::{LogFilter, LogFormat, values};
+
+/// The settings of a layer that are written as one text each.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    pub(super) listen: Option<Written<String>>,
+    pub(super) admin_listen: Option<Written<String>>,
+    pub(super) data_dir: Option<Written<PathBuf>>,
+    pub(super) upstreams: Vec<Written<String>>,
+    pub(super) default_upstream: Option<Written<String>>,
+    pub(super) tag_ttl: Option<Written<String>>,
+    pub(super) max_size: Option<Written<String>>,
+    pub(super) log: Option<Written<String>>,
+    pub(super) log_format: Option<Written<String>>,
+}
+
+impl Texts {
+    /// Checks every value, also those that another layer will override: a mistake is easier to
+    /// find on the day it is made.
+    pub(super) fn read(self, problems: &mut Problems) -> Layer {
+        if let Some(max_size) = self.max_size {
+            problems.add(
+                max_size.place,
+                "not supported yet by this version, which keeps everything it fetched but never \
+                 fills the last 5 % of the disk; remove it",
+            );
+        }
+        let mut upstreams = BTreeMap::new();
+        for upstream in self.upstreams {
+            let Some(upstream) = upstream.parse(problems, values::upstream) else {
+                continue;
+            };
+            let (id, endpoints) = upstream.value;
+            let settings = UpstreamLayer::with_endpoints(upstream.place, endpoints);
+            add_upstream(&mut upstreams, id, settings, problems);
+        }
+        Layer {
+            listen: self
+                .listen
+                .and_then(|text| text.parse(problems, values::address)),
+            admin_listen: self
+                .admin_listen
+                .and_then(|text| text.parse(problems, values::address)),
+            data_dir: self.data_dir.map(|path| path.value),
+            upstreams,
+            default_upstream: self
+                .default_upstream
+                .and_then(|id| id.parse(problems, values::upstream_id)),
+            tag_ttl: parse(self.tag_ttl, problems, values::duration),
+            log: parse(self.log, problems, values::log_filter),
+            log_format: parse(self.log_format, problems, values::log_format),
+        }
+    }
+}
+
+/// Adds an upstream to a layer, which may name each of them once.
+pub(super) fn add_upstream(
+    upstreams: &mut BTreeMap<UpstreamId, UpstreamLayer>,
+    id: UpstreamId,
+    settings: UpstreamLayer,
+    problems: &mut Problems,
+) {
+    match upstreams.entry(id) {
+        Entry::Vacant(entry) => {
+            entry.insert(settings);
+        }
+        Entry::Occupied(entry) => problems.add(
+            settings.place,
+            format!(
+                "names the upstream {} a second time; write all its endpoints in one place",
+                entry.key()
+            ),
+        ),
+    }
+}
+
+fn parse<T>(
+    text: Option<Written<String>>,
+    problems: &mut Problems,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    Some(text?.parse(problems, parse)?.value)
+}
+
+/// What one layer says.
+#[derive(Debug, Default)]
+pub(super) struct Layer {
+    pub(super) listen: Option<Written<SocketAddr>>,
+    pub(super) admin_listen: Option<Written<SocketAddr>>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) upstreams: BTreeMap<UpstreamId, UpstreamLayer>,
+    pub(super) default_upstream: Option<Written<UpstreamId>>,
+    pub(super) tag_ttl: Option<Duration>,
+    pub(super) log: Option<LogFilter>,
+    pub(super) log_format: Option<LogFormat>,
+}
+
+impl Layer {
+    /// What this layer says, and where it is silent, what `below` says.
+    pub(super) fn over(self, below: Self) -> Self {
+        let mut upstreams = below.upstreams;
+        for (id, settings) in self.upstreams {
+            let settings = match upstreams.remove(&id) {
+                Some(below) => settings.over(below),
+                None => settings,
+            };
+            upstreams.insert(id, settings);
+        }
+        Self {
+            listen: self.listen.or(below.listen),
+            admin_listen: self.admin_listen.or(below.admin_listen),
+            data_dir: self.data_dir.or(below.data_dir),
+            upstreams,
+            default_upstream: self.default_upstream.or(below.default_upstream),
+            tag_ttl: self.tag_ttl.or(below.tag_ttl),
+            log: self.log.or(below.log),
+            log_format: self.log_format.or(below.log_format),
+        }
+    }
+}
+
+/// What one layer says of an upstream.
+#[derive(Debug)]
+pub(super) struct UpstreamLayer {
+    pub(super) place: Place,
+    pub(super) endpoints: Option<Vec<Url>>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) client_cert_file: Option<PathBuf>,
+    pub(super) client_key_file: Option<PathBuf>,
+    pub(super) insecure_skip_verify: Option<bool>,
+    pub(super) proxy: Option<Url>,
+    pub(super) realms: Option<Vec<String>>,
+    pub(super) tag_ttl: Option<Duration>,
+    pub(super) tag_budget: Option<Duration>,
+    pub(super) forward_not_found: Option<bool>,
+}
+
+impl UpstreamLayer {
+    /// The command line's form: endpoints and nothing else.
+    fn with_endpoints(place: Place, endpoints: Vec<Url>) -> Self {
+        Self {
+            place,
+            endpoints: Some(endpoints),
+            ca_file: None,
+            client_cert_file: None,
+            client_key_file: None,
+            insecure_skip_verify: None,
+            proxy: None,
+            realms: None,
+            tag_ttl: None,
+            tag_budget: None,
+            forward_not_found: None,
+        }
+    }
+
+    fn over(self, below: Self) -> Self {
+        Self {
+            place: self.place,
+            endpoints: self.endpoints.or(below.endpoints),
+            ca_file: self.ca_file.or(below.ca_file),
+            client_cert_file: self.client_cert_file.or(below.client_cert_file),
+            client_key_file: self.client_key_file.or(below.client_key_file),
+            insecure_skip_verify: self.insecure_skip_verify.or(below.insecure_skip_verify),
+            proxy: self.proxy.or(below.proxy),
+            realms: self.realms.or(below.realms),
+            tag_ttl: self.tag_ttl.or(below.tag_ttl),
+            tag_budget: self.tag_budget.or(below.tag_budget),
+            forward_not_found: self.forward_not_found.or(below.forward_not_found),
+        }
+    }
+}

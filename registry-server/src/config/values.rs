@@ -1,0 +1,194 @@
+//! Text into values. Each error says what the text is not, and shows one that is.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use registry_core::UpstreamId;
+use url::Url;
+
+use super::{LogFilter, LogFormat};
+
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "{text:?} is not an IP address and a port; write for example 127.0.0.1:5000, or \
+             0.0.0.0:5000 to listen on every interface"
+        )
+    })
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| {
+        format!("{text:?} is not a duration ({error}); write for example 0s, 30s, 5m or 1h 30m")
+    })
+}
+
+/// A duration to wait at most for something: zero would never wait.
+pub(super) fn budget(text: &str) -> Result<Duration, String> {
+    let budget = duration(text)?;
+    if budget.is_zero() {
+        return Err(format!(
+            "{text:?} leaves no time for an answer; write for example 3s"
+        ));
+    }
+    Ok(budget)
+}
+
+pub(crate) fn upstream_id(text: &str) -> Result<UpstreamId, String> {
+    UpstreamId::parse(text).map_err(|error| format!("{text:?} is {error}, for example ghcr.io"))
+}
+
+/// `NS=URL[,URL…]`, the command line's form of an upstream.
+pub(super) fn upstream(text: &str) -> Result<(UpstreamId, Vec<Url>), String> {
+    let Some((id, urls)) = text.split_once('=') else {
+        return Err(format!(
+            "{text:?} is not of the form NS=URL[,URL...]; write for example \
+             registry.example.org=https://registry.example.org"
+        ));
+    };
+    let id = upstream_id(id)?;
+    let endpoints = urls.split(',').map(endpoint).collect::<Result<_, _>>()?;
+    Ok((id, endpoints))
+}
+
+/// The address of a registry, or of a mirror of it.
+pub(crate) fn endpoint(text: &str) -> Result<Url, String> {
+    http_url(text, "https://ghcr.io")
+}
+
+pub(super) fn proxy(text: &str) -> Result<Url, String> {
+    http_url(text, "http://proxy.example.org:3128")
+}
+
+/// A URL that something answers at; a path may be part of it.
+pub(crate) fn http_url(text: &str, example: &str) -> Result<Url, String> {
+    let url = match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
+        _ => {
+            return Err(format!(
+                "{text:?} is not an http or https URL; write for example {example}"
+            ));
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        // Without the text: it holds a secret.
+        return Err(
+            "the URL holds a username or password, which is not supported by this version; \
+             remove it"
+                .to_owned(),
+        );
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!(
+            "{text:?} has a part after ? or #, which has no meaning here; write for example \
+             {example}"
+        ));
+    }
+    Ok(url)
+}
+
+/// A host that an upstream's tokens may come from.
+pub(super) fn realm(text: &str) -> Result<String, String> {
+    match UpstreamId::parse(text) {
+        Ok(_) => Ok(text.to_ascii_lowercase()),
+        Err(_) => Err(format!(
+            "{text:?} is not a host name; write for example auth.example.org"
+        )),
+    }
+}
+
+/// Whether an upstream's "not found" is passed on for a tag that is held here.
+pub(super) fn on_not_found(text: &str) -> Result<bool, String> {
+    match text {
+        "stale" => Ok(false),
+        "forward" => Ok(true),
+        _ => Err(format!(
+            "{text:?} is neither \"stale\" (serve what is held) nor \"forward\" (pass it on)"
+        )),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("{text:?} is not a log format; write text or json")),
+    }
+}
+
+pub(super) fn log_filter(text: &str) -> Result<LogFilter, String> {
+    LogFilter::parse(text).map_err(|error| {
+        format!(
+            "{error}; write off, error, warn, info, debug or trace, or for example info,access=off"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_may_have_several_endpoints() {
+        let (id, endpoints) =
+            upstream("Docker.IO=https://a.example,http://10.0.0.1:5000/hub").unwrap();
+        assert_eq!(id.as_str(), "docker.io");
+        let endpoints: Vec<_> = endpoints.iter().map(Url::as_str).collect();
+        assert_eq!(
+            endpoints,
+            ["https://a.example/", "http://10.0.0.1:5000/hub"]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let upstream = |text| upstream(text).map(drop);
+        let endpoint = |text| endpoint(text).map(drop);
+        let duration = |text| duration(text).map(drop);
+        let budget = |text| budget(text).map(drop);
+        let address = |text| address(text).map(drop);
+        for (result, wanted) in [
+            (upstream("ghcr.io"), "NS=URL"),
+            (upstream("=https://ghcr.io"), "not the name of a registry"),
+            (
+                upstream("gh/cr=https://ghcr.io"),
+                "not the name of a registry",
+            ),
+            (upstream("ghcr.io="), "\"\" is not an http or https URL"),
+            (
+                upstream("ghcr.io=https://a,"),
+                "\"\" is not an http or https URL",
+            ),
+            (
+                upstream("ghcr.io=ghcr.io"),
+                "\"ghcr.io\" is not an http or https URL",
+            ),
+            (
+                endpoint("ftp://x"),
+                "\"ftp://x\" is not an http or https URL",
+            ),
+            (endpoint("ghcr.io:443"), "is not an http or https URL"),
+            (endpoint("https://"), "is not an http or https URL"),
+            (endpoint("https://a?b"), "after ? or #"),
+            (endpoint("https://a#b"), "after ? or #"),
+            (endpoint("https://me:secret@a"), "holds a username"),
+            (endpoint("https://me@a"), "holds a username"),
+            (duration("5"), "is not a duration"),
+            (duration(""), "is not a duration"),
+            (duration("-5s"), "is not a duration"),
+            (duration("5 parsecs"), "is not a duration"),
+            (budget("0s"), "no time for an answer"),
+            (address(":5000"), "is not an IP address and a port"),
+            (address("127.0.0.1"), "is not an IP address and a port"),
+            (address("localhost:5000"), "is not an IP address and a port"),
+            (
+                address("127.0.0.1:65536"),
+                "is not an IP address and a port",
+            ),
+        ] {
+            let problem = result.unwrap_err();
+            assert!(problem.contains(wanted), "{problem}");
+            assert!(!problem.contains("secret"), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Logs: what is logged, and in which form. Everything goes to standard error.
+
+use std::env;
+use std::fmt;
+use std::io::{self, IsTerminal as _};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{Layer as _, fmt as format};
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people; in colours on a terminal.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Which events are logged: a level, and exceptions for targets (`info,access=off`).
+///
+/// Each request is an event of the target `access`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogFilter(Targets);
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self(Targets::new().with_default(LevelFilter::INFO))
+    }
+}
+
+impl LogFilter {
+    /// Parses `LEVEL` and `TARGET=LEVEL`, separated by commas.
+    ///
+    /// # Errors
+    ///
+    /// [`LogFilterError`], with the part that is neither. A word alone must be a level: taken for a
+    /// target, a level misspelt would silence everything.
+    pub fn parse(text: &str) -> Result<Self, LogFilterError> {
+        let mut targets = Targets::new();
+        for part in text.split(',').map(str::trim) {
+            let refused = || LogFilterError(part.to_owned());
+            let (target, level) = match part.split_once('=') {
+                Some((target, level)) => (Some(target.trim()), level.trim()),
+                None => (None, part),
+            };
+            // tracing takes an empty text for the level ERROR.
+            if level.is_empty() || target == Some("") {
+                return Err(refused());
+            }
+            let level: LevelFilter = level.parse().map_err(|_| refused())?;
+            targets = match target {
+                Some(target) => targets.with_target(target, level),
+                None => targets.with_default(level),
+            };
+        }
+        Ok(Self(targets))
+    }
+}
+
+/// A part of a log filter that is neither a level nor a target with one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a log level nor TARGET=LEVEL")]
+pub struct LogFilterError(String);
+
+/// Sends this process's logs to standard error, from here on.
+///
+/// # Errors
+///
+/// [`LoggingError`], where something else receives them already.
+pub fn start_logging(filter: &LogFilter, form: LogFormat) -> Result<(), LoggingError> {
+    let layer = format::layer().with_writer(io::stderr);
+    let layer = match form {
+        LogFormat::Text => layer.with_ansi(wants_colours()).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter.0.clone()))
+        .try_init()
+        .map_err(LoggingError)
+}
+
+/// Why logging cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("the logs of this process go somewhere else already")]
+pub struct LoggingError(#[source] TryInitError);
+
+/// See no-color.org.
+fn wants_colours() -> bool {
+    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && io::stderr().is_terminal()
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_level_with_exceptions() {
+        let filter = LogFilter::parse("warn, access=off,registry_server=debug").unwrap();
+        for (target, level, wanted) in [
+            ("sled", Level::WARN, true),
+            ("sled", Level::INFO, false),
+            ("access", Level::ERROR, false),
+            ("registry_server::front", Level::DEBUG, true),
+            ("registry_server::front", Level::TRACE, false),
+        ] {
+            assert_eq!(
+                filter.0.would_enable(target, &level),
+                wanted,
+                "{target} {level}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_level_nothing_else_is_logged() {
+        let filter = LogFilter::parse("access=info").unwrap();
+        assert!(filter.0.would_enable("access", &Level::INFO));
+        assert!(!filter.0.would_enable("registry_server", &Level::ERROR));
+    }
+
+    #[test]
+    fn a_misspelt_level_is_no_target() {
+        for text in [
+            "",
+            "inof",
+            "info,",
+            "access=loud",
+            "=info",
+            "info;debug",
+            "a=b=c",
+        ] {
+            assert!(LogFilter::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

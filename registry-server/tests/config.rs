@@ -1,0 +1,719 @@
+//! Configuration: which layer wins, and what is said of every mistake.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test stops at what it cannot do without"
+)]
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::Parser as _;
+use registry_core::UpstreamId;
+use registry_server::config::{Config, ConfigErrors, Flags, LogFilter, LogFormat};
+use tempfile::TempDir;
+
+#[derive(clap::Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// A command line, an environment and a file, out of which a configuration is loaded.
+#[derive(Default)]
+struct Setting {
+    flags: Vec<String>,
+    env: Vec<(&'static str, String)>,
+    file: Option<Vec<u8>>,
+}
+
+impl Setting {
+    fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.env.push((name, value.to_owned()));
+        self
+    }
+
+    fn file(mut self, text: impl AsRef<[u8]>) -> Self {
+        self.file = Some(text.as_ref().to_owned());
+        self
+    }
+
+    /// Loads it; the file is `registry.toml` in the folder that is given back.
+    fn load(self) -> (Result<Config, ConfigErrors>, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut flags = self.flags;
+        if let Some(text) = self.file {
+            let path = folder.path().join("registry.toml");
+            fs::write(&path, text).unwrap();
+            flags.extend(["--config".to_owned(), path.to_str().unwrap().to_owned()]);
+        }
+        let flags = CommandLine::try_parse_from([vec!["test".to_owned()], flags].concat());
+        let env = self.env;
+        let lookup = |name: &'static str| {
+            let found = env.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        (Config::load(flags.unwrap().flags, lookup), folder)
+    }
+
+    #[track_caller]
+    fn config(self) -> Config {
+        self.load().0.unwrap()
+    }
+
+    /// What is wrong, one a line, with the file called by its name alone.
+    #[track_caller]
+    fn errors(self) -> Vec<String> {
+        let (loaded, folder) = self.load();
+        let folder = format!("{}/", folder.path().display());
+        let errors = loaded.unwrap_err().to_string().replace(&folder, "");
+        errors.lines().map(str::to_owned).collect()
+    }
+}
+
+fn id(text: &str) -> UpstreamId {
+    UpstreamId::parse(text).unwrap()
+}
+
+fn endpoints(config: &Config, upstream: &str) -> Vec<String> {
+    let endpoints = &config.upstreams[&id(upstream)].endpoints;
+    endpoints.iter().map(|url| url.to_string()).collect()
+}
+
+#[test]
+fn defaults() {
+    let config = Setting::default().config();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:5000");
+    assert_eq!(config.admin_listen.unwrap().to_string(), "127.0.0.1:5001");
+    assert_eq!(config.data_dir, Path::new("registry-data"));
+    assert_eq!(config.default_upstream, id("docker.io"));
+    assert_eq!(config.tag_ttl, Duration::ZERO);
+    assert_eq!(config.log, LogFilter::parse("info").unwrap());
+    assert_eq!(config.log_format, LogFormat::Text);
+    let upstreams: Vec<_> = config.upstreams.keys().map(UpstreamId::as_str).collect();
+    assert_eq!(
+        upstreams,
+        [
+            "docker.elastic.co",
+            "docker.io",
+            "gcr.io",
+            "ghcr.io",
+            "k8s.gcr.io",
+            "lscr.io",
+            "mcr.microsoft.com",
+            "nvcr.io",
+            "public.ecr.aws",
+            "quay.io",
+            "registry.gitlab.com",
+            "registry.k8s.io",
+        ]
+    );
+    let hub = endpoints(&config, "docker.io");
+    assert_eq!(hub, ["https://registry-1.docker.io/"]);
+    assert_eq!(endpoints(&config, "ghcr.io"), ["https://ghcr.io/"]);
+    assert!(config.warnings().is_empty());
+}
+
+/// A setting under its three names, with a way to read it back.
+struct Row {
+    flag: &'static str,
+    variable: &'static str,
+    key: &'static str,
+    /// One value for each: flag, environment, file.
+    values: [&'static str; 3],
+    read: fn(&Config) -> String,
+}
+
+const ROWS: [Row; 6] = [
+    Row {
+        flag: "--listen",
+        variable: "REGISTRY_LISTEN",
+        key: "listen",
+        values: ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"],
+        read: |config| config.listen.to_string(),
+    },
+    Row {
+        flag: "--admin-listen",
+        variable: "REGISTRY_ADMIN_LISTEN",
+        key: "admin_listen",
+        values: ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"],
+        read: |config| config.admin_listen.unwrap().to_string(),
+    },
+    Row {
+        flag: "--data-dir",
+        variable: "REGISTRY_DATA_DIR",
+        key: "data_dir",
+        values: ["/a", "/b", "/c"],
+        read: |config| config.data_dir.display().to_string(),
+    },
+    Row {
+        flag: "--default-upstream",
+        variable: "REGISTRY_DEFAULT_UPSTREAM",
+        key: "default_upstream",
+        values: ["ghcr.io", "quay.io", "gcr.io"],
+        read: |config| config.default_upstream.to_string(),
+    },
+    Row {
+        flag: "--tag-ttl",
+        variable: "REGISTRY_TAG_TTL",
+        key: "tag_ttl",
+        values: ["1s", "5m", "2h"],
+        read: |config| humantime::format_duration(config.tag_ttl).to_string(),
+    },
+    Row {
+        flag: "--log",
+        variable: "REGISTRY_LOG",
+        key: "log",
+        values: ["warn", "error", "debug"],
+        read: |config| {
+            let is = |level: &&str| config.log == LogFilter::parse(level).unwrap();
+            let found = ["info", "warn", "error", "debug"].into_iter().find(is);
+            found.unwrap().to_owned()
+        },
+    },
+];
+
+#[test]
+fn flags_override_the_environment_and_the_environment_the_file() {
+    for row in &ROWS {
+        let [flag, env, file] = row.values;
+        // Each of the eight ways to set it or not in each of the three places.
+        for bits in 0..8 {
+            let mut setting = Setting::default();
+            if bits & 1 != 0 {
+                setting = setting.file(format!("{} = {file:?}", row.key));
+            }
+            if bits & 2 != 0 {
+                setting = setting.env(row.variable, env);
+            }
+            if bits & 4 != 0 {
+                setting = setting.flag(row.flag, flag);
+            }
+            let wanted = match bits {
+                0 => (row.read)(&Config::default()),
+                1 => file.to_owned(),
+                2 | 3 => env.to_owned(),
+                _ => flag.to_owned(),
+            };
+            let read = (row.read)(&setting.config());
+            assert_eq!(read, wanted, "{} {bits:03b}", row.flag);
+        }
+    }
+}
+
+#[test]
+fn the_log_format_has_three_names_too() {
+    let (flag, variable) = ("--log-format", "REGISTRY_LOG_FORMAT");
+    let format = |setting: Setting| setting.config().log_format;
+    let file = |format| Setting::default().file(format!("log_format = \"{format}\""));
+    assert_eq!(format(file("json")), LogFormat::Json);
+    assert_eq!(format(file("json").env(variable, "text")), LogFormat::Text);
+    assert_eq!(format(file("text").env(variable, "json")), LogFormat::Json);
+    let env = |format| Setting::default().env(variable, format);
+    assert_eq!(format(env("json").flag(flag, "text")), LogFormat::Text);
+    assert_eq!(format(env("text").flag(flag, "json")), LogFormat::Json);
+}
+
+#[test]
+fn an_empty_variable_is_not_set() {
+    for row in &ROWS {
+        let config = Setting::default().env(row.variable, "").config();
+        assert_eq!((row.read)(&config), (row.read)(&Config::default()));
+    }
+    let config = Setting::default().env("REGISTRY_UPSTREAM", " \n").config();
+    assert_eq!(config.upstreams.len(), Config::default().upstreams.len());
+}
+
+#[test]
+fn the_file_may_be_named_by_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let [by_env, by_flag] = ["env.toml", "flag.toml"].map(|name| folder.path().join(name));
+    fs::write(&by_env, "tag_ttl = \"1s\"").unwrap();
+    fs::write(&by_flag, "tag_ttl = \"2s\"").unwrap();
+    let setting = || Setting::default().env("REGISTRY_CONFIG", by_env.to_str().unwrap());
+    assert_eq!(setting().config().tag_ttl, Duration::from_secs(1));
+    let setting = setting().flag("--config", by_flag.to_str().unwrap());
+    assert_eq!(setting.config().tag_ttl, Duration::from_secs(2));
+}
+
+#[test]
+fn upstreams_of_every_layer_come_together() {
+    let config = Setting::default()
+        .file(
+            "[upstream.\"a.example\"]\n\
+             endpoints = [\"https://file.example\"]\n\
+             tag_ttl = \"1m\"\n\
+             [upstream.\"b.example\"]\n\
+             endpoints = [\"https://file.example\", \"http://10.0.0.1:5000/hub\"]\n\
+             [upstream.\"quay.io\"]\n\
+             on_not_found = \"forward\"\n",
+        )
+        .env(
+            "REGISTRY_UPSTREAM",
+            "a.example=https://env.example\n c.example=https://env.example  \
+             GHCR.io=http://env.example",
+        )
+        .flag(
+            "--upstream",
+            "a.example=https://flag.example,https://two.example",
+        )
+        .flag("--upstream", "d.example=https://flag.example")
+        .config();
+    for (upstream, wanted) in [
+        (
+            "a.example",
+            &["https://flag.example/", "https://two.example/"][..],
+        ),
+        (
+            "b.example",
+            &["https://file.example/", "http://10.0.0.1:5000/hub"],
+        ),
+        ("c.example", &["https://env.example/"]),
+        ("d.example", &["https://flag.example/"]),
+        ("ghcr.io", &["http://env.example/"]),
+        ("quay.io", &["https://quay.io/"]),
+        ("docker.io", &["https://registry-1.docker.io/"]),
+    ] {
+        assert_eq!(endpoints(&config, upstream), wanted, "{upstream}");
+    }
+    // What the file says beyond the endpoints stays.
+    let a = &config.upstreams[&id("a.example")];
+    assert_eq!(a.tag_ttl, Some(Duration::from_secs(60)));
+    assert!(config.upstreams[&id("quay.io")].forward_not_found);
+}
+
+#[test]
+fn every_key_of_an_upstream_is_read() {
+    let pems = tempfile::tempdir().unwrap();
+    for name in ["ca.pem", "cert.pem", "key.pem"] {
+        fs::write(pems.path().join(name), "").unwrap();
+    }
+    let (config, folder) = Setting::default()
+        .file(format!(
+            "tag_ttl = \"10s\"\n\
+             data_dir = \"data\"\n\
+             [upstream.\"registry.example:5000\"]\n\
+             endpoints = [\"https://registry.example:5000\"]\n\
+             ca_file = \"{pems}/ca.pem\"\n\
+             client_cert_file = \"{pems}/cert.pem\"\n\
+             client_key_file = \"{pems}/key.pem\"\n\
+             insecure_skip_verify = true\n\
+             proxy = \"http://proxy.example:3128\"\n\
+             realms = [\"Auth.example\"]\n\
+             tag_ttl = \"0s\"\n\
+             tag_budget = \"500ms\"\n\
+             on_not_found = \"forward\"\n\
+             [upstream.\"ghcr.io\"]\n\
+             ca_file = \"registry.toml\"\n",
+            pems = pems.path().display()
+        ))
+        .load();
+    let config = config.unwrap();
+    let upstream = &config.upstreams[&id("registry.example:5000")];
+    assert_eq!(upstream.ca_file, Some(pems.path().join("ca.pem")));
+    assert_eq!(
+        upstream.client_cert_file,
+        Some(pems.path().join("cert.pem"))
+    );
+    assert_eq!(upstream.client_key_file, Some(pems.path().join("key.pem")));
+    assert!(upstream.insecure_skip_verify);
+    let proxy = upstream.proxy.as_ref().unwrap();
+    assert_eq!(proxy.as_str(), "http://proxy.example:3128/");
+    assert_eq!(upstream.realms, ["auth.example"]);
+    let policy = upstream.policy(config.tag_ttl);
+    assert_eq!(policy.tag_ttl, Duration::ZERO);
+    assert_eq!(policy.tag_budget, Duration::from_millis(500));
+    assert!(policy.forward_not_found);
+
+    let ghcr = &config.upstreams[&id("ghcr.io")];
+    let policy = ghcr.policy(config.tag_ttl);
+    assert_eq!(policy.tag_ttl, Duration::from_secs(10));
+    assert_eq!(policy.tag_budget, Duration::from_secs(3));
+    assert!(!policy.forward_not_found);
+
+    // Relative paths are meant from the folder of the file.
+    assert_eq!(config.data_dir, folder.path().join("data"));
+    assert_eq!(ghcr.ca_file, Some(folder.path().join("registry.toml")));
+}
+
+#[test]
+fn mistakes_in_flags_and_environment_name_them() {
+    let (listen, admin) = ("REGISTRY_LISTEN", "REGISTRY_ADMIN_LISTEN");
+    let (upstream, default) = ("REGISTRY_UPSTREAM", "REGISTRY_DEFAULT_UPSTREAM");
+    for (flag, variable, value, wanted) in [
+        (
+            "--listen",
+            listen,
+            ":5000",
+            "is not an IP address and a port",
+        ),
+        ("--admin-listen", admin, "localhost", "is not an IP address"),
+        (
+            "--tag-ttl",
+            "REGISTRY_TAG_TTL",
+            "5 parsecs",
+            "is not a duration",
+        ),
+        (
+            "--default-upstream",
+            default,
+            "a/b",
+            "is not the name of a registry",
+        ),
+        (
+            "--default-upstream",
+            default,
+            "a.example",
+            "is not a configured upstream",
+        ),
+        (
+            "--upstream",
+            upstream,
+            "a.example",
+            "is not of the form NS=URL",
+        ),
+        (
+            "--upstream",
+            upstream,
+            "a.example=a.example",
+            "is not an http or https URL",
+        ),
+        (
+            "--upstream",
+            upstream,
+            "a.example=https://me:secret@a",
+            "holds a username",
+        ),
+        (
+            "--max-size",
+            "REGISTRY_MAX_SIZE",
+            "10GiB",
+            "not supported yet",
+        ),
+        (
+            "--log",
+            "REGISTRY_LOG",
+            "inof",
+            "is neither a log level nor",
+        ),
+        (
+            "--log-format",
+            "REGISTRY_LOG_FORMAT",
+            "xml",
+            "is not a log format",
+        ),
+        (
+            "--config",
+            "REGISTRY_CONFIG",
+            "/nonexistent/registry.toml",
+            "cannot read /nonex",
+        ),
+    ] {
+        for (name, errors) in [
+            (flag, Setting::default().flag(flag, value).errors()),
+            (variable, Setting::default().env(variable, value).errors()),
+        ] {
+            let [error] = &errors[..] else {
+                panic!("{name} {value:?}: {errors:#?}");
+            };
+            assert!(error.starts_with(&format!("{name}: ")), "{error}");
+            assert!(error.contains(wanted), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+    let errors = Setting::default()
+        .flag("--upstream", "docker.io=https://a.example")
+        .flag("--upstream", "index.docker.io=https://b.example")
+        .errors();
+    let wanted = "--upstream: names the upstream docker.io a second time";
+    assert!(errors[0].starts_with(wanted), "{errors:#?}");
+}
+
+#[test]
+fn mistakes_in_the_file_name_key_and_line() {
+    for (text, wanted) in [
+        (
+            "listen = 5000",
+            "1: listen: is of type integer, and must be text in quotes",
+        ),
+        (
+            "\n\nlisten = \"x\"",
+            "3: listen: \"x\" is not an IP address and a port",
+        ),
+        (
+            "admin_listen = \"\"",
+            "1: admin_listen: \"\" is not an IP address",
+        ),
+        ("data_dir = []", "1: data_dir: is of type array"),
+        (
+            "tag_ttl = \"soon\"",
+            "1: tag_ttl: \"soon\" is not a duration",
+        ),
+        ("tag_ttl = 5", "1: tag_ttl: is of type integer"),
+        (
+            "max_size = \"10GiB\"",
+            "1: max_size: not supported yet by this version",
+        ),
+        (
+            "log = \"inof\"",
+            "1: log: \"inof\" is neither a log level nor",
+        ),
+        (
+            "log_format = \"xml\"",
+            "1: log_format: \"xml\" is not a log format",
+        ),
+        (
+            "default_upstream = \"a/b\"",
+            "1: default_upstream: \"a/b\" is not the name",
+        ),
+        (
+            "default_upstream = \"a.example\"",
+            "1: default_upstream: \"a.example\" is not a configured upstream; add --upstream \
+             a.example=https://a.example, or name one of docker.elastic.co, docker.io, ",
+        ),
+        (
+            "# fine\nlisen = \"x\"",
+            "2: lisen: unknown key; there are admin_listen, ",
+        ),
+        (
+            "upstream = \"x\"",
+            "1: upstream: is of type string, and must be tables",
+        ),
+        (
+            "upstream.\"ghcr.io\" = \"x\"",
+            "1: upstream.\"ghcr.io\": is of type string",
+        ),
+        (
+            "[upstreams.\"ghcr.io\"]",
+            "1: upstreams: unknown key; there are ",
+        ),
+        (
+            "[upstream.ghcr.io]",
+            "1: upstream.ghcr.io: a name with dots is written in quotes, as in [upstream.\"gh",
+        ),
+        (
+            "[upstream.\"a.example\"]",
+            "1: upstream.\"a.example\": needs endpoints; write for example endpoints = \
+             [\"https://a.example\"]",
+        ),
+        (
+            "[upstream.\"a/b\"]\nendpoints = [\"https://a\"]",
+            "1: upstream.\"a/b\": \"a/b\" is not the name of a registry",
+        ),
+        (
+            "[upstream.\"docker.io\"]\n[upstream.\"index.docker.io\"]",
+            "2: upstream.\"index.docker.io\": names the upstream docker.io a second time",
+        ),
+    ] {
+        assert_file_error(text, wanted);
+    }
+}
+
+#[test]
+fn mistakes_in_an_upstream_name_key_and_line() {
+    for (text, line, wanted) in [
+        (
+            "endpoint = [\"https://a\"]",
+            3,
+            "endpoint: unknown key; there are ca_file, ",
+        ),
+        (
+            "endpoints = \"x\"",
+            3,
+            "endpoints: is of type string, and must be a list",
+        ),
+        ("endpoints = []", 3, "endpoints: is empty"),
+        (
+            "endpoints = [\n  \"https://a\",\n  \"ftp://x\",\n]",
+            5,
+            "endpoints[1]: \"ftp://x\" is not an http or https URL; write for example \
+             https://ghcr.io",
+        ),
+        ("endpoints = [5]", 3, "endpoints[0]: is of type integer"),
+        ("username = \"me\"", 3, "username: not supported yet"),
+        ("password = \"secret\"", 3, "password: not supported yet"),
+        (
+            "password_file = \"secret\"",
+            3,
+            "password_file: not supported yet",
+        ),
+        (
+            "password_env = \"secret\"",
+            3,
+            "password_env: not supported yet",
+        ),
+        (
+            "ca_file = \"no.pem\"",
+            3,
+            "ca_file: cannot read no.pem: No such file",
+        ),
+        (
+            "client_cert_file = \"registry.toml\"",
+            3,
+            "client_cert_file: needs client_key_file",
+        ),
+        (
+            "client_key_file = \"registry.toml\"",
+            3,
+            "client_key_file: needs client_cert_file",
+        ),
+        (
+            "insecure_skip_verify = 1",
+            3,
+            "insecure_skip_verify: is of type integer",
+        ),
+        (
+            "proxy = \"proxy:3128\"",
+            3,
+            "proxy: \"proxy:3128\" is not an http or https URL",
+        ),
+        (
+            "realms = [\"https://a\"]",
+            3,
+            "realms[0]: \"https://a\" is not a host name",
+        ),
+        ("tag_ttl = \"1\"", 3, "tag_ttl: \"1\" is not a duration"),
+        (
+            "tag_budget = \"0s\"",
+            3,
+            "tag_budget: \"0s\" leaves no time",
+        ),
+        (
+            "on_not_found = \"ignore\"",
+            3,
+            "on_not_found: \"ignore\" is neither",
+        ),
+    ] {
+        assert_file_error(
+            &format!("# a comment\n[upstream.\"ghcr.io\"]\n{text}\n"),
+            &format!("{line}: upstream.\"ghcr.io\".{wanted}"),
+        );
+    }
+}
+
+#[track_caller]
+fn assert_file_error(text: &str, wanted: &str) {
+    let errors = Setting::default().file(text).errors();
+    let [error] = &errors[..] else {
+        panic!("{text:?}: {errors:#?}");
+    };
+    let wanted = format!("registry.toml:{wanted}");
+    assert!(
+        error.starts_with(&wanted),
+        "{text:?} gives\n{error}\nnot\n{wanted}"
+    );
+    assert!(!error.contains("secret"), "{error}");
+}
+
+#[test]
+fn what_is_no_toml_is_told_with_its_line() {
+    for text in [
+        "listen = \"127.0.0.1:1\"\nlisten",
+        "\nlisten = 127.0.0.1",
+        "log = \"info\"\nlog = \"warn\"",
+    ] {
+        let errors = Setting::default().file(text).errors();
+        assert!(errors[0].starts_with("registry.toml:2: "), "{errors:#?}");
+    }
+    let errors = Setting::default().file(b"listen = \"\xff\"").errors();
+    assert!(
+        errors[0].starts_with("--config: cannot read "),
+        "{errors:#?}"
+    );
+}
+
+#[test]
+fn every_mistake_is_reported() {
+    let errors = Setting::default()
+        .flag("--listen", "x")
+        .env("REGISTRY_TAG_TTL", "x")
+        .file(
+            "tag_ttl = \"x\"\n\
+             [upstream.\"ghcr.io\"]\n\
+             username = \"me\"\n\
+             endpoints = [\"x\", \"y\"]\n\
+             [upstream.\"b.example\"]\n\
+             [upstream.\"a.example\"]\n\
+             endpoint = [\"https://a.example\"]\n",
+        )
+        .errors();
+    for (error, place) in errors.iter().zip([
+        "--listen: ",
+        "REGISTRY_TAG_TTL: ",
+        "registry.toml:1: tag_ttl: ",
+        "registry.toml:3: upstream.\"ghcr.io\".username: ",
+        "registry.toml:4: upstream.\"ghcr.io\".endpoints[0]: ",
+        "registry.toml:4: upstream.\"ghcr.io\".endpoints[1]: ",
+        "registry.toml:7: upstream.\"a.example\".endpoint: ",
+        "registry.toml:6: upstream.\"a.example\": ",
+        "registry.toml:5: upstream.\"b.example\": ",
+    ]) {
+        assert!(error.starts_with(place), "{error}\nnot {place}");
+    }
+    assert_eq!(errors.len(), 9, "{errors:#?}");
+}
+
+#[test]
+fn two_listeners_have_two_addresses() {
+    let errors = Setting::default()
+        .flag("--listen", "127.0.0.1:5001")
+        .errors();
+    assert!(errors[0].starts_with("--listen: "), "{errors:#?}");
+    let same = |address| {
+        let setting = Setting::default().flag("--listen", address);
+        setting.env("REGISTRY_ADMIN_LISTEN", address)
+    };
+    let errors = same("10.0.0.1:80").errors();
+    assert!(
+        errors[0].starts_with("REGISTRY_ADMIN_LISTEN: "),
+        "{errors:#?}"
+    );
+    assert!(errors[0].contains("would share 10.0.0.1:80"), "{errors:#?}");
+    // Two free ports are two ports.
+    assert!(same("127.0.0.1:0").config().admin_listen.is_some());
+}
+
+#[test]
+fn a_value_that_is_overridden_must_be_right_all_the_same() {
+    let setting = Setting::default().flag("--tag-ttl", "1s");
+    let errors = setting.env("REGISTRY_TAG_TTL", "x").errors();
+    assert!(errors[0].starts_with("REGISTRY_TAG_TTL: "), "{errors:#?}");
+}
+
+#[test]
+fn what_is_seldom_meant_is_warned_of() {
+    let flag = |name, value| Setting::default().flag(name, value);
+    let upstream = |url: &str| Setting::default().flag("--upstream", &format!("a.example={url}"));
+    for (setting, wanted) in [
+        (flag("--admin-listen", "0.0.0.0:5001"), Some("0.0.0.0:5001")),
+        (flag("--admin-listen", "[::1]:5001"), None),
+        (flag("--listen", "0.0.0.0:5000"), None),
+        (upstream("http://a.example"), Some("plain HTTP")),
+        (upstream("http://1.1.1.1"), Some("plain HTTP")),
+        (upstream("https://a.example"), None),
+        (upstream("http://127.0.0.1:1"), None),
+        (upstream("http://10.0.0.1"), None),
+        (upstream("http://[fd00::1]"), None),
+        (upstream("http://registry:5000"), None),
+        (upstream("http://registry.ns.svc.cluster.local"), None),
+        (
+            Setting::default().file("upstream.\"ghcr.io\".insecure_skip_verify = true"),
+            Some("not verified"),
+        ),
+    ] {
+        let warnings = setting.config().warnings();
+        match wanted {
+            None => assert!(warnings.is_empty(), "{warnings:?}"),
+            Some(wanted) => {
+                assert_eq!(warnings.len(), 1, "{warnings:?}");
+                assert!(warnings[0].contains(wanted), "{warnings:?}");
+            }
+        }
+    }
+}
