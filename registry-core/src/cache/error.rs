@@ -46,3 +46,10 @@ pub enum CacheError {
     #[error("the cache is shutting down")]
     Closed,
 }
+
+impl CacheError {
+    /// Whether the bytes that came are known to be wrong, not only too few.
+    pub(crate) fn is_mismatch(&self) -> bool {
+        matches!(self, Self::Mismatch(_) | Self::Length { .. })
+    }
+}

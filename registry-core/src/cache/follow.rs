@@ -57,10 +57,15 @@ impl Follower {
             .wait(|now| now.written.min(releasable) > position)
             .await;
         let progress = progress.ok_or(CacheError::Lost)?;
+        let released = progress.written.min(self.releasable);
         let readable = match progress.end {
-            Some(End::Failed(error)) => return Err(error),
+            // What came before a cut is worth as much as it was before: a client resumes after it.
+            Some(End::Failed(error)) if error.is_mismatch() || released <= position => {
+                return Err(error);
+            }
+            Some(End::Failed(_)) => released,
             Some(End::Whole | End::Stored) => self.head.size,
-            None => progress.written.min(self.releasable),
+            None => released,
         };
         let wanted = readable.min(self.end).min(position + self.chunk_bytes) - position;
         let wanted = usize::try_from(wanted).expect("a chunk fits in memory");

@@ -330,6 +330,26 @@ async fn sha512_is_verified_by_its_own_hash() {
     }
 }
 
+/// A slow client of a fill that was cut gets all that had come, and resumes after it.
+#[tokio::test]
+async fn a_cut_takes_nothing_back() {
+    let mirror = Mirror::new();
+    let content = bytes(BLOB_BYTES);
+    let digest = mirror.one.add_blob(&repository(), content.clone());
+    let gate = Gate::new();
+    let half = BLOB_BYTES / 2;
+    let first = Piece::Bytes(content.slice(..half));
+    let pieces = vec![first, Piece::Wait(gate.clone()), Piece::Fail(unavailable())];
+    let script = BodyScript::new(Some(BLOB_BYTES as u64), pieces);
+    mirror.one.once(Call::Blob, Act::Body(script));
+    let served = mirror.blob(&one(), digest, None).await.unwrap();
+    gate.open();
+    mirror.idle().await;
+    let (received, error) = read_what_comes(served.value).await;
+    assert!(matches!(error, Some(CacheError::Upstream(_))), "{error:?}");
+    assert!(received == content[..half]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stalls_ends_within_its_limit() {
     let mirror = Mirror::new();
