@@ -53,8 +53,12 @@ pub enum OpenError {
         /// The format it has.
         found: String,
     },
-    /// No index can be made in the folder.
-    #[error("cannot make an index in {}", path.display())]
+    /// The index cannot be opened now, for a reason that is not its own.
+    #[error(
+        "cannot open the index in {}: see that the disk is not full or failing, and that the \
+         process may open enough files",
+        path.display()
+    )]
     Index {
         /// The folder.
         path: PathBuf,

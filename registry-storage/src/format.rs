@@ -2,7 +2,7 @@
 //! that a folder of another version is refused untouched, whatever its index has become.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
 use crate::error::OpenError;
 use crate::layout::{Layout, found, sync_folder};
@@ -48,15 +48,11 @@ impl FormatFile {
     }
 
     /// Puts it in place of the former, durably: after a crash it is one of the two.
-    pub(crate) fn write(self, layout: &Layout) -> Result<(), OpenError> {
-        let path = layout.format();
-        let written = || {
-            let mut file = layout.new_partial()?;
-            write!(file, "format {FORMAT}\nepoch {}\n", self.epoch)?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            sync_folder(layout.root())
-        };
-        written().map_err(OpenError::unusable(&path))
+    pub(crate) fn write(self, layout: &Layout) -> io::Result<()> {
+        let mut file = layout.new_partial()?;
+        write!(file, "format {FORMAT}\nepoch {}\n", self.epoch)?;
+        file.as_file().sync_all()?;
+        file.persist(layout.format())?;
+        sync_folder(layout.root())
     }
 }

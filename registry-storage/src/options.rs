@@ -23,6 +23,11 @@ pub(crate) const TURNS: usize = 256;
 /// After a write to the index failed, how long until it is opened anew to write again.
 pub(crate) const INDEX_REVIVE_AFTER: Duration = Duration::from_secs(5);
 
+/// How long sled may take to let go of its file.
+pub(crate) const INDEX_FREE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it is asked whether it has.
+pub(crate) const INDEX_FREE_POLL: Duration = Duration::from_millis(2);
+
 /// How a [`DiskStore`](crate::DiskStore) is opened.
 #[derive(Clone)]
 #[non_exhaustive]

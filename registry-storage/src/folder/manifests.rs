@@ -3,14 +3,17 @@
 //! A manifest is small enough to be hashed whenever it is read, so its file proves itself: it is
 //! there and whole, or it is absent. Hence nothing has to be synced while an image is being
 //! pulled, no crash leaves a file that nobody knows of, and losing the index loses no manifest
-//! (I10). The first line of the file is the media type, the rest are the manifest's bytes (I9).
+//! (I10). The first line of the file is the media type and, for no digest of the manifest tells
+//! whether that is damaged, a digest of its own; the rest are the manifest's bytes (I9).
 
 use std::fs;
 use std::io::{self, Write as _};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
-use registry_core::{Digest, LinkTarget, Manifest, MediaType, StoreError, StoreOperation};
+use registry_core::{
+    Algorithm, Digest, Hasher, LinkTarget, Manifest, MediaType, StoreError, StoreOperation,
+};
 
 use super::Folder;
 use crate::layout::{Kind, found};
@@ -69,7 +72,7 @@ impl Folder {
 
     fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
         let mut file = self.layout.new_partial()?;
-        writeln!(file, "{}", manifest.media_type())?;
+        writeln!(file, "{}", header(manifest.media_type()))?;
         file.write_all(manifest.bytes())?;
         self.step(Step::ManifestWritten);
         self.place(file.into_temp_path(), Kind::Manifest, manifest.digest())
@@ -98,7 +101,7 @@ impl Folder {
         let Some(bytes) = bytes else {
             return Ok(None);
         };
-        let Some(manifest) = parse(bytes.into(), digest) else {
+        let Some(manifest) = parse(&bytes.into(), digest) else {
             tracing::warn!(%digest, "a stored manifest is damaged and forgotten");
             self.count_forgotten();
             fs::remove_file(&path)
@@ -110,10 +113,20 @@ impl Folder {
     }
 }
 
+/// The first line of the file of a manifest of this type.
+fn header(media_type: &MediaType) -> String {
+    let proof = Hasher::digest_of(Algorithm::Sha256, media_type.as_str().as_bytes());
+    format!("{media_type} {proof}")
+}
+
 /// What a manifest's file holds, if it is what its name says.
-fn parse(file: Bytes, digest: Digest) -> Option<Manifest> {
-    let line = file.iter().position(|&byte| byte == b'\n')?;
-    let media_type = std::str::from_utf8(&file[..line]).ok()?;
+fn parse(file: &Bytes, digest: Digest) -> Option<Manifest> {
+    let end = file.iter().position(|&byte| byte == b'\n')?;
+    let line = std::str::from_utf8(&file[..end]).ok()?;
+    let (media_type, _) = line.split_once(' ')?;
     let media_type = MediaType::parse(media_type).ok()?;
-    Manifest::verify(Some(&media_type), file.slice(line + 1..), digest).ok()
+    if line != header(&media_type) {
+        return None;
+    }
+    Manifest::verify(Some(&media_type), file.slice(end + 1..), digest).ok()
 }

@@ -7,6 +7,7 @@
 mod blobs;
 mod manifests;
 mod open;
+mod repair;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use registry_core::{Clock, Digest, LinkTarget, Manifest, StoreError, StoreOperation, Timestamp};
 
 use crate::accesses::Accesses;
-use crate::error::OpenError;
 use crate::format::FormatFile;
 use crate::index::Index;
 use crate::layout::Layout;
@@ -23,7 +23,8 @@ use crate::options::TURNS;
 use crate::space::Space;
 use crate::step::{Probe, Step};
 
-pub use self::open::{Rebuilt, Recovery};
+pub use self::open::Recovery;
+pub use self::repair::Rebuilt;
 
 pub(crate) struct Folder {
     pub(crate) layout: Layout,
@@ -85,14 +86,17 @@ impl Folder {
 
     /// Leaves the folder as a start likes to find it. It must not be used afterwards.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
-        self.write_accesses()?;
-        let epoch = self.epoch + 1;
+        let accesses = self.write_accesses();
+        let marked = self.mark(self.epoch + 1);
+        let closed = self.index.close();
+        accesses.and(marked).and(closed)
+    }
+
+    /// Begins an epoch: first in the index, then in the format file.
+    fn mark(&self, epoch: u64) -> Result<(), StoreError> {
         self.index.put_identity(epoch)?;
         let written = FormatFile { epoch }.write(&self.layout);
-        written.map_err(|error| match error {
-            OpenError::Unusable { source, .. } => StoreError::io(StoreOperation::Index, source),
-            other => StoreError::io(StoreOperation::Index, std::io::Error::other(other)),
-        })
+        written.map_err(|source| StoreError::io(StoreOperation::Index, source))
     }
 
     fn count_forgotten(&self) {

@@ -13,12 +13,13 @@
 
 pub(crate) mod keys;
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use registry_core::{
@@ -28,8 +29,8 @@ use registry_core::{
 
 use self::keys::{BlobRow, Intent};
 use crate::format::FORMAT;
-use crate::layout::Layout;
-use crate::options::{DiskOptions, INDEX_REVIVE_AFTER};
+use crate::layout::{Layout, found};
+use crate::options::{DiskOptions, INDEX_FREE_POLL, INDEX_FREE_WAIT_MAX, INDEX_REVIVE_AFTER};
 
 const FORMAT_KEY: &[u8] = b"format";
 const EPOCH_KEY: &[u8] = b"epoch";
@@ -40,6 +41,34 @@ struct Config {
     path: PathBuf,
     cache_bytes: u64,
     flush_every: Duration,
+}
+
+impl Config {
+    fn db(&self) -> PathBuf {
+        self.path.join("db")
+    }
+
+    /// Waits until sled has let go of its file: threads of its own may still write to it when the
+    /// last handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::WouldBlock`], where it does not within [`INDEX_FREE_WAIT_MAX`].
+    fn wait_until_free(&self) -> io::Result<()> {
+        let Some(file) = found(File::open(self.db()))? else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return file.unlock(),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < INDEX_FREE_WAIT_MAX => {
+                    thread::sleep(INDEX_FREE_POLL);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
 }
 
 /// The trees, and the database that they are in.
@@ -54,6 +83,10 @@ struct Trees {
 
 impl Trees {
     fn open(config: &Config) -> Result<Self, StoreError> {
+        let operation = StoreOperation::OpenStore;
+        config
+            .wait_until_free()
+            .map_err(|source| StoreError::io(operation, source))?;
         let open = || {
             let flush_every = u64::try_from(config.flush_every.as_millis()).ok();
             let db = sled::Config::new()
@@ -70,7 +103,7 @@ impl Trees {
                 db,
             })
         };
-        caught(open).map_err(|error| store_error(StoreOperation::OpenStore, error))
+        caught(open).map_err(|error| store_error(operation, error))
     }
 }
 
@@ -155,7 +188,7 @@ impl Index {
         let number = self.flushes_begun.fetch_add(1, Ordering::SeqCst) + 1;
         self.write(|trees| {
             trees.db.flush()?;
-            File::open(self.config.path.join("db"))?.sync_data()?;
+            File::open(self.config.db())?.sync_data()?;
             Ok(())
         })?;
         *flushed = number;
@@ -439,6 +472,17 @@ impl Index {
             self.suspect();
         }
         error
+    }
+
+    /// Closes it, and waits until the file is let go of. Every later call fails.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] where the file is not let go of.
+    pub(crate) fn close(&self) -> Result<(), StoreError> {
+        *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let freed = self.config.wait_until_free();
+        freed.map_err(|source| StoreError::io(StoreOperation::Index, source))
     }
 
     /// Has the index rebuilt at the next start.

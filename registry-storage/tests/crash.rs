@@ -1,0 +1,279 @@
+//! What a crash leaves: the data folder is copied after each durable step of each change, and every
+//! copy is opened as the next start would open it.
+//!
+//! A copy holds what the process has given to the system, so it is what `kill -9` leaves at that
+//! moment. Each change is made twice: with the index never flushed but where the store itself does
+//! it, and with the index flushed after every step, as its timer might have done.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{FutureExt as _, TryStreamExt as _};
+use registry_core::testing::content::{digest_of, put_blob, read_body, sample};
+use registry_core::{BlobStat, BlobStore, Digest, Manifest, ManifestStore, MediaType};
+use registry_storage::testing::Step;
+use registry_storage::{DiskOptions, DiskStore};
+use tempfile::TempDir;
+
+/// A store whose folder is copied after each step, while it is armed.
+struct Watched {
+    store: DiskStore,
+    copies: Arc<Mutex<Vec<(Step, PathBuf)>>>,
+    armed: Arc<AtomicBool>,
+    // The folder of the store and those of the copies.
+    dir: TempDir,
+}
+
+impl Watched {
+    async fn open(flush_index: bool) -> Self {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("data");
+        let copies: Arc<Mutex<Vec<(Step, PathBuf)>>> = Arc::default();
+        let armed = Arc::new(AtomicBool::new(false));
+        let watch = {
+            let (dir, data) = (dir.path().to_owned(), data.clone());
+            let (copies, armed) = (Arc::clone(&copies), Arc::clone(&armed));
+            move |step| {
+                if armed.load(Ordering::SeqCst) {
+                    let mut copies = copies.lock().unwrap();
+                    let to = TempDir::new_in(&dir).unwrap().keep().join("copy");
+                    copy(&data, &to);
+                    copies.push((step, to));
+                }
+            }
+        };
+        let mut options = DiskOptions::default().with_steps(flush_index, watch);
+        // Never in the time of a test: a copy has what the store itself has flushed.
+        options.index_flush_every = Duration::from_secs(3_600);
+        let store = DiskStore::open_with(&data, options).await.unwrap();
+        Self {
+            store,
+            copies,
+            armed,
+            dir,
+        }
+    }
+
+    /// The copies made while `change` ran, and one after it.
+    async fn copies_of(&self, change: impl Future<Output = ()>) -> Vec<(Option<Step>, PathBuf)> {
+        self.armed.store(true, Ordering::SeqCst);
+        change.await;
+        self.armed.store(false, Ordering::SeqCst);
+        let taken = std::mem::take(&mut *self.copies.lock().unwrap());
+        assert!(!taken.is_empty());
+        let after = TempDir::new_in(self.dir.path())
+            .unwrap()
+            .keep()
+            .join("after");
+        copy(&self.dir.path().join("data"), &after);
+        let steps = taken.into_iter().map(|(step, path)| (Some(step), path));
+        steps.chain([(None, after)]).collect()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else if let Err(error) = fs::copy(entry.path(), to) {
+            // A snapshot of the index may come and go while its folder is read.
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+        }
+    }
+}
+
+fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let entries = entries.map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_under(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+async fn content(store: &DiskStore, digest: Digest) -> Option<Bytes> {
+    let body = store.open(digest, None).await.unwrap()?;
+    Some(read_body(body).await)
+}
+
+/// Opens what a crash left. Whatever it was: it opens without a rebuild, nothing partial is left,
+/// every file has its row and every row its file (I6), all content is what its digest says (I1),
+/// and a second start has nothing to put right.
+async fn reopen(data: &Path, at: &str) -> DiskStore {
+    let store = DiskStore::open(data).await.unwrap();
+    assert_eq!(store.recovery().rebuilt, None, "{at}");
+    assert_eq!(
+        files_under(&data.join("partial")),
+        [PathBuf::new(); 0],
+        "{at}"
+    );
+    let listed: Vec<BlobStat> = store.list().try_collect().await.unwrap();
+    let names: Vec<String> = listed.iter().map(|stat| stat.digest.encoded()).collect();
+    for file in files_under(&data.join("blobs")) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        assert!(
+            names.iter().any(|listed| listed == name),
+            "{at}: {name} is an orphan"
+        );
+    }
+    for stat in listed {
+        let bytes = content(&store, stat.digest)
+            .await
+            .unwrap_or_else(|| panic!("{at}: {stat:?}"));
+        assert_eq!(
+            (digest_of(&bytes), bytes.len() as u64),
+            (stat.digest, stat.size),
+            "{at}"
+        );
+    }
+    assert_eq!(store.forgotten(), 0, "{at}: no crash is damage");
+    store.close().await.unwrap();
+    let store = DiskStore::open(data).await.unwrap();
+    assert_eq!(*store.recovery(), Default::default(), "{at}");
+    store
+}
+
+#[tokio::test]
+async fn a_commit_is_whole_or_nothing_after_every_step() {
+    for flush_index in [false, true] {
+        let watched = Watched::open(flush_index).await;
+        let (other, bytes) = (sample(1_000, 1), sample(70_000, 2));
+        put_blob(&watched.store, &other).await.unwrap();
+        let copies = watched.copies_of(put_blob(&watched.store, &bytes).map(|put| {
+            put.unwrap();
+        }));
+        let copies = copies.await;
+        let steps: Vec<Step> = copies.iter().filter_map(|(step, _)| *step).collect();
+        assert_eq!(
+            steps,
+            [
+                Step::Staged,
+                Step::FileSynced,
+                Step::IntentFlushed,
+                Step::Renamed,
+                Step::FolderSynced,
+                Step::RowWritten,
+                Step::IntentRemoved,
+            ]
+        );
+        for (step, copy) in copies {
+            let at = format!("flush_index {flush_index}, {step:?}");
+            let store = reopen(&copy, &at).await;
+            // Once the file has its place the blob stands, and so it does once `put` returned.
+            let stands = step.is_none_or(|step| step >= Step::Renamed);
+            let found = content(&store, digest_of(&bytes)).await;
+            assert_eq!(found, stands.then(|| bytes.clone()), "{at}");
+            assert_eq!(
+                content(&store, digest_of(&other)).await.as_ref(),
+                Some(&other),
+                "{at}"
+            );
+            // And whatever it is, it can be put again.
+            put_blob(&store, &bytes).await.unwrap();
+            assert_eq!(
+                content(&store, digest_of(&bytes)).await.as_ref(),
+                Some(&bytes),
+                "{at}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_removal_is_whole_or_nothing_after_every_step() {
+    for flush_index in [false, true] {
+        let watched = Watched::open(flush_index).await;
+        let (other, bytes) = (sample(1_000, 1), sample(70_000, 2));
+        put_blob(&watched.store, &other).await.unwrap();
+        let digest = put_blob(&watched.store, &bytes).await.unwrap();
+        let copies = watched.copies_of(watched.store.remove(digest).map(|removed| {
+            assert!(removed.unwrap());
+        }));
+        let copies = copies.await;
+        let steps: Vec<Step> = copies.iter().filter_map(|(step, _)| *step).collect();
+        assert_eq!(
+            steps,
+            [Step::RowRemoved, Step::FileRemoved, Step::IntentRemoved]
+        );
+        for (step, copy) in copies {
+            let at = format!("flush_index {flush_index}, {step:?}");
+            let store = reopen(&copy, &at).await;
+            assert_eq!(content(&store, digest).await, None, "{at}");
+            assert_eq!(
+                content(&store, digest_of(&other)).await.as_ref(),
+                Some(&other),
+                "{at}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_is_whole_or_nothing_after_every_step() {
+    let kind = MediaType::parse(MediaType::DOCKER_MANIFEST).unwrap();
+    let bytes = Bytes::from_static(b"{\n  \"layers\": []}\n");
+    let manifest = Manifest::of_bytes(Some(&kind), bytes).unwrap();
+    let digest = manifest.digest();
+
+    let watched = Watched::open(false).await;
+    let put = watched.store.put_manifest(manifest.clone());
+    for (step, copy) in watched.copies_of(put.map(|put| put.unwrap())).await {
+        let store = reopen(&copy, &format!("{step:?}")).await;
+        let stands = step != Some(Step::ManifestWritten);
+        let found = store.manifest(digest).await.unwrap();
+        assert_eq!(found, stands.then(|| manifest.clone()), "{step:?}");
+    }
+    let remove = watched.store.remove_manifest(digest);
+    for (step, copy) in watched
+        .copies_of(remove.map(|removed| assert!(removed.unwrap())))
+        .await
+    {
+        let store = reopen(&copy, &format!("{step:?}")).await;
+        assert_eq!(store.manifest(digest).await.unwrap(), None, "{step:?}");
+    }
+}
+
+/// Many commits and removals at a time: every copy is one that a start can put right, and holds
+/// what had been committed before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_at_the_same_time_are_each_whole_or_nothing() {
+    let watched = Watched::open(false).await;
+    let first = sample(1_000, 0);
+    put_blob(&watched.store, &first).await.unwrap();
+    let changes = async {
+        let puts = (0..4).map(async |n| {
+            let digest = put_blob(&watched.store, &sample(3_000, n % 3))
+                .await
+                .unwrap();
+            if n == 3 {
+                watched.store.remove(digest).await.unwrap();
+            }
+        });
+        futures::future::join_all(puts).await;
+    };
+    let copies = watched.copies_of(changes).await;
+    assert!(copies.len() > 10);
+    for (step, copy) in copies {
+        let at = format!("{} {step:?}", copy.display());
+        let store = reopen(&copy, &at).await;
+        assert_eq!(
+            content(&store, digest_of(&first)).await.as_ref(),
+            Some(&first),
+            "{at}"
+        );
+    }
+}

@@ -1,0 +1,390 @@
+//! Damage: to the index, which is then made anew from the files, and to files, which are then
+//! forgotten. Neither keeps a store from opening, and no wrong byte is ever given out.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use registry_core::testing::content::{digest_of, put_blob, put_blob_as, read_body, sample};
+use registry_core::{
+    Algorithm, BlobStat, BlobStore as _, Digest, Manifest, ManifestStore as _, MediaType,
+};
+use registry_storage::{DiskStore, Rebuilt};
+use tempfile::TempDir;
+
+/// Enough rows for the index to have several segments.
+const BLOBS: u64 = 20;
+const FILLER_TAGS: u32 = 6_000;
+
+struct Stored {
+    dir: TempDir,
+    blobs: Vec<(Digest, Bytes)>,
+    manifests: Vec<Manifest>,
+}
+
+impl Stored {
+    fn index(&self) -> PathBuf {
+        self.dir.path().join("index")
+    }
+
+    fn db(&self) -> PathBuf {
+        self.index().join("db")
+    }
+
+    async fn open(&self) -> DiskStore {
+        DiskStore::open(self.dir.path()).await.unwrap()
+    }
+}
+
+/// A closed store with content of every kind.
+async fn stored() -> Stored {
+    let dir = TempDir::new().unwrap();
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    let mut blobs = Vec::new();
+    for n in 0..BLOBS {
+        let bytes = sample(n as usize * 100, n);
+        let algorithm = [Algorithm::Sha256, Algorithm::Sha512][n as usize % 2];
+        let put = put_blob_as(&store, algorithm, &bytes).await;
+        blobs.push((put.unwrap(), bytes));
+    }
+    let mut manifests = Vec::new();
+    for kind in [
+        MediaType::OCI_MANIFEST,
+        MediaType::DOCKER_MANIFEST,
+        "application/x",
+    ] {
+        let kind = MediaType::parse(kind).unwrap();
+        let bytes = format!(r#"{{"test": "{kind}"}}"#);
+        let manifest = Manifest::of_bytes(Some(&kind), bytes.into()).unwrap();
+        store.put_manifest(manifest.clone()).await.unwrap();
+        manifests.push(manifest);
+    }
+    fill_index(&store).await;
+    store.close().await.unwrap();
+    Stored {
+        dir,
+        blobs,
+        manifests,
+    }
+}
+
+async fn fill_index(store: &DiskStore) {
+    use registry_core::{Link, LinkStore as _, LinkTarget, Origin, Repository, UpstreamId};
+    let origin = Origin::new(
+        UpstreamId::parse("ghcr.io").unwrap(),
+        Repository::parse("org/app").unwrap(),
+    );
+    let links = (0..FILLER_TAGS).map(|n| Link {
+        target: LinkTarget::Blob(digest_of(&n.to_le_bytes())),
+        size: Some(u64::from(n)),
+    });
+    store.link(&origin, links.collect()).await.unwrap();
+}
+
+/// Everything that was stored is there: listed, told of and given out.
+async fn assert_all_there(store: &DiskStore, stored: &Stored, at: &str) {
+    let mut listed: Vec<BlobStat> = store.list().try_collect().await.unwrap();
+    let mut expected: Vec<BlobStat> = Vec::new();
+    for (digest, bytes) in &stored.blobs {
+        let (digest, size) = (*digest, bytes.len() as u64);
+        expected.push(BlobStat { digest, size });
+    }
+    listed.sort_by_key(|stat| stat.digest);
+    expected.sort_by_key(|stat| stat.digest);
+    assert_eq!(listed, expected, "{at}");
+    for (digest, bytes) in &stored.blobs {
+        let stat = store.stat(*digest).await.unwrap();
+        assert_eq!(stat.map(|stat| stat.size), Some(bytes.len() as u64), "{at}");
+        assert_eq!(content(store, *digest).await.as_ref(), Some(bytes), "{at}");
+    }
+    for manifest in &stored.manifests {
+        let found = store.manifest(manifest.digest()).await.unwrap();
+        assert_eq!(found.as_ref(), Some(manifest), "{at}");
+    }
+    assert_eq!(store.forgotten(), 0, "{at}");
+}
+
+async fn content(store: &DiskStore, digest: Digest) -> Option<Bytes> {
+    let body = store.open(digest, None).await.unwrap()?;
+    Some(read_body(body).await)
+}
+
+fn blob_path(stored: &Stored, digest: Digest) -> PathBuf {
+    let (algorithm, encoded) = (digest.algorithm().name(), digest.encoded());
+    let shelf = stored.dir.path().join("blobs").join(algorithm);
+    shelf.join(&encoded[..2]).join(encoded)
+}
+
+fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+}
+
+fn truncate(path: &Path, len: u64) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(len).unwrap();
+}
+
+/// Damages the index of a fresh store in many ways; each time the store opens, says that it made
+/// the index anew, keeps the damaged one, and has everything.
+#[tokio::test]
+async fn a_damaged_index_is_made_anew() {
+    let whole = stored().await;
+    let size = fs::metadata(whole.db()).unwrap().len();
+    assert!(
+        size > 1 << 20,
+        "{size} bytes are too few to damage some of them only"
+    );
+    let garbage = sample(size as usize, 99);
+    let part = |of: u64| garbage.slice(..(size / of) as usize);
+    type Damage = Box<dyn Fn(&Stored)>;
+    let mut cases: Vec<(String, Damage)> = Vec::new();
+    for keep in [0, 10, size / 10, size / 2, size - size / 10] {
+        let damage = move |stored: &Stored| truncate(&stored.db(), keep);
+        cases.push((format!("truncated to {keep}"), Box::new(damage)));
+    }
+    cases.push((
+        "maybe: truncated by 1".to_owned(),
+        Box::new(move |stored| truncate(&stored.db(), size - 1)),
+    ));
+    for (at, len) in [
+        (0, 3),
+        (0, 1),
+        (size / 3, 3),
+        (size * 2 / 3, 3),
+        (size / 2, 200),
+    ] {
+        let bytes = part(len);
+        let zeros = vec![0; bytes.len()];
+        let damage = move |stored: &Stored| overwrite(&stored.db(), at, &bytes);
+        cases.push((
+            format!("maybe: a {len}th of garbage at {at}"),
+            Box::new(damage),
+        ));
+        let damage = move |stored: &Stored| overwrite(&stored.db(), at, &zeros);
+        cases.push((
+            format!("maybe: a {len}th of zeros at {at}"),
+            Box::new(damage),
+        ));
+    }
+    cases.push((
+        "conf is garbage".to_owned(),
+        Box::new(|stored| fs::write(stored.index().join("conf"), [0xff; 60]).unwrap()),
+    ));
+    cases.push((
+        "db is a folder".to_owned(),
+        Box::new(|stored| {
+            fs::remove_file(stored.db()).unwrap();
+            fs::create_dir(stored.db()).unwrap();
+        }),
+    ));
+    cases.push((
+        "db is missing".to_owned(),
+        Box::new(|stored| fs::remove_file(stored.db()).unwrap()),
+    ));
+    cases.push((
+        "index is empty".to_owned(),
+        Box::new(|stored| {
+            fs::remove_dir_all(stored.index()).unwrap();
+            fs::create_dir(stored.index()).unwrap();
+        }),
+    ));
+    cases.push((
+        "marked".to_owned(),
+        Box::new(|stored| fs::write(stored.dir.path().join("index.suspect"), b"").unwrap()),
+    ));
+    for (at, damage) in cases {
+        let stored = stored().await;
+        damage(&stored);
+        let store = stored.open().await;
+        let rebuilt = store.recovery().rebuilt.clone();
+        // Damage to what the log of the index does not need, or no longer, is none.
+        if let Some(Rebuilt {
+            blobs, set_aside, ..
+        }) = rebuilt
+        {
+            assert_eq!(blobs, BLOBS, "{at}");
+            assert!(set_aside.unwrap().is_dir(), "{at}");
+            eprintln!("REBUILT {at}");
+        } else {
+            assert!(at.starts_with("maybe"), "{at}: not noticed");
+        }
+        assert_all_there(&store, &stored, &at).await;
+
+        // The new index is whole: nothing is put right a second time.
+        store.close().await.unwrap();
+        let store = stored.open().await;
+        assert_eq!(*store.recovery(), Default::default(), "{at}");
+        assert_all_there(&store, &stored, &at).await;
+    }
+}
+
+#[tokio::test]
+async fn a_missing_index_is_made_anew() {
+    let stored = stored().await;
+    fs::remove_dir_all(stored.index()).unwrap();
+    let store = stored.open().await;
+    let rebuilt = store.recovery().rebuilt.clone().unwrap();
+    assert_eq!((rebuilt.blobs, rebuilt.set_aside), (BLOBS, None));
+    assert_all_there(&store, &stored, "missing").await;
+}
+
+#[tokio::test]
+async fn content_without_any_record_is_found() {
+    let stored = stored().await;
+    fs::remove_dir_all(stored.index()).unwrap();
+    fs::remove_file(stored.dir.path().join("format")).unwrap();
+    let store = stored.open().await;
+    assert_eq!(store.recovery().rebuilt.as_ref().unwrap().blobs, BLOBS);
+    assert_all_there(&store, &stored, "missing").await;
+}
+
+/// Each damaged index is kept, but not all of them for ever.
+#[tokio::test]
+async fn damaged_indexes_do_not_pile_up() {
+    let stored = stored().await;
+    for _ in 0..5 {
+        truncate(&stored.db(), 10);
+        let store = stored.open().await;
+        let set_aside = store.recovery().rebuilt.clone().unwrap().set_aside.unwrap();
+        assert!(set_aside.join("db").exists(), "the last is kept");
+        store.close().await.unwrap();
+    }
+    let entries = fs::read_dir(stored.dir.path()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(
+        names
+            .filter(|name| name.starts_with("index.damaged-"))
+            .count(),
+        2
+    );
+}
+
+/// What a rebuild finds is hashed before it is given out (I1): it may be what damaged the index
+/// that damaged the file.
+#[tokio::test]
+async fn a_rebuild_trusts_no_file() {
+    let stored = stored().await;
+    let (damaged, bytes) = &stored.blobs[5];
+    let (sound, _) = &stored.blobs[6];
+    overwrite(&blob_path(&stored, *damaged), 100, b"wrong");
+    truncate(&stored.db(), 10);
+
+    let store = stored.open().await;
+    assert_eq!(store.recovery().rebuilt.as_ref().unwrap().blobs, BLOBS);
+    assert_eq!(content(&store, *damaged).await, None);
+    assert_eq!(store.forgotten(), 1);
+    assert!(!blob_path(&stored, *damaged).exists());
+    assert!(content(&store, *sound).await.is_some());
+    store.close().await.unwrap();
+
+    // What was found to be right is not hashed again: that it was is in its row.
+    overwrite(&blob_path(&stored, *sound), 100, b"wrong");
+    let store = stored.open().await;
+    let body = store.open(*sound, None).await.unwrap();
+    assert!(body.is_some(), "the test can tell whether it is hashed");
+
+    // And what was forgotten can be fetched anew.
+    let put = put_blob_as(&store, damaged.algorithm(), bytes).await;
+    put.unwrap();
+    assert_eq!(content(&store, *damaged).await.as_ref(), Some(bytes));
+}
+
+#[tokio::test]
+async fn a_missing_or_short_blob_is_forgotten() {
+    type Damage = fn(&Path);
+    let cases: [(&str, Damage); 4] = [
+        ("missing", |path| fs::remove_file(path).unwrap()),
+        ("short", |path| truncate(path, 499)),
+        ("empty", |path| truncate(path, 0)),
+        ("long", |path| truncate(path, 501)),
+    ];
+    for (at, damage) in cases {
+        let dir = TempDir::new().unwrap();
+        let store = DiskStore::open(dir.path()).await.unwrap();
+        let (bytes, other) = (sample(500, 1), sample(500, 2));
+        let digest = put_blob(&store, &bytes).await.unwrap();
+        put_blob(&store, &other).await.unwrap();
+        let encoded = digest.encoded();
+        let path = dir
+            .path()
+            .join("blobs/sha256")
+            .join(&encoded[..2])
+            .join(&encoded);
+        for ask_first in ["stat", "open", "put"] {
+            damage(&path);
+            match ask_first {
+                "stat" => assert_eq!(store.stat(digest).await.unwrap(), None, "{at}"),
+                "open" => assert_eq!(content(&store, digest).await, None, "{at}"),
+                // Whoever is quicker than the damage is seen heals it.
+                _ => {}
+            }
+            assert_eq!(path.exists(), ask_first == "put" && at != "missing", "{at}");
+            put_blob(&store, &bytes).await.unwrap();
+            assert_eq!(content(&store, digest).await.as_ref(), Some(&bytes), "{at}");
+        }
+        assert_eq!(store.forgotten(), 2, "{at}");
+        let listed: Vec<BlobStat> = store.list().try_collect().await.unwrap();
+        assert_eq!(listed.len(), 2, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_is_forgotten() {
+    let stored = stored().await;
+    let manifest = &stored.manifests[1];
+    let encoded = manifest.digest().encoded();
+    let shelf = stored.dir.path().join("manifests/sha256");
+    let path = shelf.join(&encoded[..2]).join(&encoded);
+    let file = fs::read(&path).unwrap();
+    let end = file.iter().position(|&byte| byte == b'\n').unwrap();
+    assert!(file.starts_with(manifest.media_type().as_str().as_bytes()));
+    assert_eq!(&file[end + 1..], manifest.bytes(), "byte for byte");
+    let swapped = [b"application/y", &file[end - 72..]].concat();
+    for damaged in [
+        &b""[..],
+        b"\n",
+        &file[..end],
+        &file[..end + 1],
+        &file[..file.len() - 1],
+        &file[1..],
+        &swapped,
+    ] {
+        fs::write(&path, damaged).unwrap();
+        let store = stored.open().await;
+        assert_eq!(store.manifest(manifest.digest()).await.unwrap(), None);
+        assert!(!path.exists());
+        assert_eq!(store.forgotten(), 1);
+        store.put_manifest(manifest.clone()).await.unwrap();
+        assert_eq!(fs::read(&path).unwrap(), file);
+        store.close().await.unwrap();
+    }
+}
+
+/// A row that was lost without anybody's notice costs nothing but a look at the file.
+#[tokio::test]
+async fn a_blob_that_lost_its_row_is_found_again() {
+    let (one, other) = (stored().await, TempDir::new().unwrap());
+    let store = DiskStore::open(other.path()).await.unwrap();
+    let (digest, bytes) = &one.blobs[4];
+    let name = blob_path(&one, *digest);
+    let name = name.strip_prefix(one.dir.path()).unwrap();
+    let to = other.path().join(name);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+
+    fs::copy(blob_path(&one, *digest), &to).unwrap();
+    assert_eq!(
+        store.stat(*digest).await.unwrap().unwrap().size,
+        bytes.len() as u64
+    );
+    assert_eq!(content(&store, *digest).await.as_ref(), Some(bytes));
+    assert!(store.remove(*digest).await.unwrap());
+    assert!(!to.exists());
+
+    // But not one that is something else.
+    fs::write(&to, b"something else").unwrap();
+    assert_eq!(store.stat(*digest).await.unwrap(), None);
+    assert!(!to.exists());
+}

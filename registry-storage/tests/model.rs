@@ -1,0 +1,266 @@
+//! Random sequences of calls give on the disk what they give in memory, through any number of
+//! closings, drops and losses of the index in between.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use registry_core::testing::content::{digest_of, put_blob, read_body, sample};
+use registry_core::{
+    BlobStat, Digest, Link, LinkTarget, Manifest, MediaType, MemoryStore, Origin, RangeRequest,
+    Repository, Stores, Tag, TagRecord, Timestamp, UpstreamId,
+};
+use registry_storage::DiskStore;
+use tempfile::TempDir;
+
+/// A call; the numbers choose among few names, so that calls are about the same things.
+#[derive(Clone, Debug)]
+enum Call {
+    PutBlob(u8),
+    DropSink(u8),
+    RemoveBlob(u8),
+    Stat(u8),
+    Open(u8, Option<RangeRequest>),
+    List,
+    PutManifest(u8, u8),
+    GetManifest(u8),
+    RemoveManifest(u8),
+    PutTag(u8, u8, u8),
+    GetTag(u8, u8),
+    RemoveTag(u8, u8),
+    Tags(u8, Option<u8>, usize),
+    Link(u8, Vec<(u8, Option<u64>)>),
+    Linked(u8, u8),
+    Unlink(u8, u8),
+    Origins(Option<u8>, Option<u8>, usize),
+    Close,
+    Drop,
+    LoseIndex,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let few = || 0..4_u8;
+    let range = prop_oneof![
+        (0..3_000_u64, 0..3_000_u64).prop_map(|(a, b)| RangeRequest::FromTo {
+            first: a.min(b),
+            last: a.max(b)
+        }),
+        (0..3_000_u64).prop_map(|first| RangeRequest::From { first }),
+        (0..3_000_u64).prop_map(|length| RangeRequest::Suffix { length }),
+    ];
+    let size = proptest::option::of(0..3_u64);
+    prop_oneof![
+        6 => few().prop_map(Call::PutBlob),
+        1 => few().prop_map(Call::DropSink),
+        3 => few().prop_map(Call::RemoveBlob),
+        2 => few().prop_map(Call::Stat),
+        4 => (few(), proptest::option::of(range)).prop_map(|(n, range)| Call::Open(n, range)),
+        2 => Just(Call::List),
+        4 => (few(), few()).prop_map(|(n, kind)| Call::PutManifest(n, kind)),
+        3 => few().prop_map(Call::GetManifest),
+        2 => few().prop_map(Call::RemoveManifest),
+        4 => (few(), few(), few()).prop_map(|(at, tag, to)| Call::PutTag(at, tag, to)),
+        2 => (few(), few()).prop_map(|(at, tag)| Call::GetTag(at, tag)),
+        2 => (few(), few()).prop_map(|(at, tag)| Call::RemoveTag(at, tag)),
+        2 => (few(), proptest::option::of(few()), 0..4_usize)
+            .prop_map(|(at, after, limit)| Call::Tags(at, after, limit)),
+        4 => (few(), vec((few(), size), 0..4)).prop_map(|(at, links)| Call::Link(at, links)),
+        2 => (few(), few()).prop_map(|(at, to)| Call::Linked(at, to)),
+        2 => (few(), few()).prop_map(|(at, to)| Call::Unlink(at, to)),
+        2 => (proptest::option::of(few()), proptest::option::of(few()), 0..4_usize)
+            .prop_map(|(upstream, after, limit)| Call::Origins(upstream, after, limit)),
+        2 => Just(Call::Close),
+        1 => Just(Call::Drop),
+        1 => Just(Call::LoseIndex),
+    ]
+}
+
+fn blob(n: u8) -> Bytes {
+    sample([0, 1, 1_000, 2_500][usize::from(n)], n.into())
+}
+
+fn manifest(n: u8, kind: u8) -> Manifest {
+    let kind = MediaType::parse(&format!("application/x{kind}")).unwrap();
+    let bytes = format!(r#"{{"n":{n}}}"#);
+    Manifest::of_bytes(Some(&kind), bytes.into()).unwrap()
+}
+
+fn upstream(n: u8) -> UpstreamId {
+    UpstreamId::parse(["x", "x:5000", "x.y", "docker.io"][usize::from(n)]).unwrap()
+}
+
+fn origin(n: u8) -> Origin {
+    let (at, repository) = [(0, "a"), (0, "a/b"), (1, "a"), (3, "a")][usize::from(n)];
+    Origin::new(upstream(at), Repository::parse(repository).unwrap())
+}
+
+fn tag(n: u8) -> Tag {
+    Tag::parse(["v1", "v1.0", "v1-0", "V1"][usize::from(n)]).unwrap()
+}
+
+fn target(n: u8) -> LinkTarget {
+    let digest = digest_of(&[n / 2]);
+    [LinkTarget::Blob(digest), LinkTarget::Manifest(digest)][usize::from(n % 2)]
+}
+
+fn record(n: u8) -> TagRecord {
+    TagRecord {
+        digest: digest_of(&[n]),
+        fetched_at: Timestamp::from_millis(n.into()),
+        validated_at: Timestamp::from_millis(u64::from(n) + 1),
+    }
+}
+
+/// What a call gives, as text: so that one function serves for both stores.
+async fn answer(stores: &Stores, call: &Call) -> String {
+    let Stores {
+        blobs,
+        manifests,
+        tags,
+        links,
+    } = stores;
+    match call {
+        Call::PutBlob(n) => format!("{:?}", put_blob(&**blobs, &blob(*n)).await),
+        Call::DropSink(n) => {
+            let mut sink = blobs.stage(None).await.unwrap();
+            format!("{:?}", sink.append(blob(*n)).await)
+        }
+        Call::RemoveBlob(n) => format!("{:?}", blobs.remove(digest_of(&blob(*n))).await),
+        Call::Stat(n) => format!("{:?}", blobs.stat(digest_of(&blob(*n))).await),
+        Call::Open(n, range) => match blobs.open(digest_of(&blob(*n)), *range).await {
+            Ok(Some(body)) => {
+                let (size, range) = (body.size, body.range);
+                format!("{size} {range:?} {:?}", read_body(body).await)
+            }
+            other => format!("{other:?}"),
+        },
+        Call::List => {
+            let listed: Vec<BlobStat> = blobs.list().try_collect().await.unwrap();
+            let mut digests: Vec<(Digest, u64)> =
+                listed.iter().map(|stat| (stat.digest, stat.size)).collect();
+            digests.sort_unstable();
+            format!("{digests:?}")
+        }
+        Call::PutManifest(n, kind) => {
+            format!("{:?}", manifests.put_manifest(manifest(*n, *kind)).await)
+        }
+        Call::GetManifest(n) => {
+            let found = manifests.manifest(manifest(*n, 0).digest()).await;
+            let found = found.unwrap();
+            format!("{found:?} {:?}", found.as_ref().map(Manifest::bytes))
+        }
+        Call::RemoveManifest(n) => {
+            format!(
+                "{:?}",
+                manifests.remove_manifest(manifest(*n, 0).digest()).await
+            )
+        }
+        Call::PutTag(at, name, to) => {
+            format!(
+                "{:?}",
+                tags.put_tag(&origin(*at), &tag(*name), record(*to)).await
+            )
+        }
+        Call::GetTag(at, name) => format!("{:?}", tags.tag(&origin(*at), &tag(*name)).await),
+        Call::RemoveTag(at, name) => {
+            format!("{:?}", tags.remove_tag(&origin(*at), &tag(*name)).await)
+        }
+        Call::Tags(at, after, limit) => {
+            let after = after.map(tag);
+            let after = after.as_ref().map(Tag::as_str);
+            format!("{:?}", tags.tags(&origin(*at), after, *limit).await)
+        }
+        Call::Link(at, to) => {
+            let to = to.iter().map(|(to, size)| Link {
+                target: target(*to),
+                size: *size,
+            });
+            format!("{:?}", links.link(&origin(*at), to.collect()).await)
+        }
+        Call::Linked(at, to) => format!("{:?}", links.linked(&origin(*at), target(*to)).await),
+        Call::Unlink(at, to) => format!("{:?}", links.unlink(&origin(*at), target(*to)).await),
+        Call::Origins(of, after, limit) => {
+            let (of, after) = (of.map(upstream), after.map(origin));
+            format!(
+                "{:?}",
+                links.origins(of.as_ref(), after.as_ref(), *limit).await
+            )
+        }
+        Call::Close | Call::Drop | Call::LoseIndex => unreachable!("not a call to the stores"),
+    }
+}
+
+/// What only the index knows is in a memory of its own, which is lost with the index.
+struct Model {
+    content: Arc<MemoryStore>,
+    index: Arc<MemoryStore>,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            content: Arc::default(),
+            index: Arc::default(),
+        }
+    }
+
+    fn stores(&self) -> Stores {
+        let (content, index) = (&self.content, &self.index);
+        Stores {
+            blobs: Arc::clone(content) as _,
+            manifests: Arc::clone(content) as _,
+            tags: Arc::clone(index) as _,
+            links: Arc::clone(index) as _,
+        }
+    }
+}
+
+async fn run(dir: &Path, calls: &[Call]) -> TestCaseResult {
+    let mut model = Model::new();
+    let mut disk = Arc::new(DiskStore::open(dir).await.unwrap());
+    for (n, call) in calls.iter().enumerate() {
+        match call {
+            Call::Close => disk.close().await.unwrap(),
+            Call::Drop => {}
+            Call::LoseIndex => {
+                disk.close().await.unwrap();
+                std::fs::remove_dir_all(dir.join("index")).unwrap();
+                model.index = Arc::default();
+            }
+            call => {
+                let on_disk = answer(&Stores::of(Arc::clone(&disk)), call).await;
+                let in_memory = answer(&model.stores(), call).await;
+                prop_assert_eq!(on_disk, in_memory, "call {}: {:?}", n, call);
+                continue;
+            }
+        }
+        drop(disk);
+        disk = Arc::new(DiskStore::open(dir).await.unwrap());
+        let rebuilt = disk.recovery().rebuilt.is_some();
+        prop_assert_eq!(
+            rebuilt,
+            matches!(call, Call::LoseIndex),
+            "call {}: {:?}",
+            n,
+            call
+        );
+    }
+    prop_assert_eq!(disk.forgotten(), 0);
+    disk.close().await.unwrap();
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_disk_answers_as_memory_does(calls in vec(call(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let dir = TempDir::new().unwrap();
+        runtime.block_on(run(dir.path(), &calls))?;
+    }
+}
