@@ -131,7 +131,8 @@ pub trait BlobSink: Send {
     ///
     /// # Durability
     ///
-    /// Once this returns, the blob outlives a crash; until then, a crash leaves no blob (I6).
+    /// Once this returns, the blob outlives a crash; until then, a crash leaves the whole of it or
+    /// nothing (I6).
     ///
     /// # Cancellation
     ///
