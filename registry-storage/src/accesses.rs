@@ -73,9 +73,11 @@ mod tests {
     }
 
     fn accesses() -> Accesses {
-        let mut options = DiskOptions::default();
-        options.access_batch_entries = 3;
-        options.access_write_every = Duration::from_millis(10);
+        let options = DiskOptions {
+            access_batch_entries: 3,
+            access_write_every: Duration::from_millis(10),
+            ..DiskOptions::default()
+        };
         Accesses::new(&options)
     }
 

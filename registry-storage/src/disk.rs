@@ -207,9 +207,7 @@ impl Shared {
     fn write_accesses(&self, folder: Arc<Folder>) {
         if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
             self.hops.spawn_blocking(move || {
-                if let Err(error) = folder.write_accesses() {
-                    tracing::warn!(%error, "access times were lost");
-                }
+                folder.write_accesses();
                 drop(folder);
                 drop(turn);
             });

@@ -1,4 +1,95 @@
-//! The embedded store: a sled index and content-addressed files.
+//! The embedded store: a sled index and content-addressed files, under the contracts of
+//! `registry-core`. It knows paths, rows and how a disk fails; nothing of networks or of freshness.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::sync::Arc;
+//! use registry_core::Stores;
+//! use registry_storage::DiskStore;
+//!
+//! let store = DiskStore::open("registry-data").await?;
+//! let stores = Stores::of(Arc::new(store.clone()));
+//! // … serve from `stores` …
+//! store.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A data folder
+//!
+//! | Path | What it is |
+//! |---|---|
+//! | `format` | the version of the folder, read before anything is opened; and its epoch, see below |
+//! | `lock` | locked by the one process that owns the folder; holds its pid |
+//! | `index/` | sled: rows of blobs, intents, tags, links, access times (the keys are documented in `index/keys.rs`) |
+//! | `blobs/sha256/ab/abcd…` | committed blobs |
+//! | `manifests/sha256/ab/abcd…` | manifests: a line with the media type, then their bytes |
+//! | `partial/` | blobs being written; swept at start |
+//! | `index.suspect` | there where damage to the index was met while it was in use |
+//! | `index.damaged-…` | a damaged index that was set aside; the last two are kept |
+//!
+//! Nothing at start takes longer where more is stored, except a rebuild of the index.
+//!
+//! # A blob's life, and what a crash leaves of it
+//!
+//! Before a file gets its place or loses it, an *intent* in the index says so. The intent, and not
+//! the row, is what a commit flushes: from then on a crash leaves neither an orphan file that
+//! nobody knows of, nor a blob that was committed and is gone. So a commit takes three syncs, one
+//! of the file, one of the index (which commits at the same time share) and one of the folder, and
+//! the row follows without one.
+//!
+//! | Crash after | On the disk | The next start | The blob is |
+//! |---|---|---|---|
+//! | staging, appending, syncing the file | partial file | sweeps it | absent |
+//! | flushing the intent | intent, partial file | sweeps the file, drops the intent | absent |
+//! | renaming the file | intent, file | writes the row, if the file has the intent's size | there |
+//! | … and the power was cut | intent, file or partial file | as one of the two before | there or absent |
+//! | syncing the folder | intent, file | writes the row | there |
+//! | writing the row; removing the intent | file, and the row or the intent or both | writes the row, drops the intent | there |
+//!
+//! | Crash after | On the disk | The next start | The blob is |
+//! |---|---|---|---|
+//! | recording the removal, not flushed | file, row, perhaps the intent | drops the intent | there |
+//! | flushing it: intent in, row out | intent, file | removes the file | absent |
+//! | removing the file, syncing the folder | intent | drops the intent | absent |
+//! | removing the intent | perhaps the intent | drops it | absent |
+//!
+//! So the file comes before its row and the row goes before its file (I6), and only a file that was
+//! hashed whole ever gets a place (I1). An error rather than a crash undoes the steps before it.
+//!
+//! A blob is given out only where its file has the size of its row. One that does not, because
+//! something else than this crate touched it, is forgotten, counted ([`DiskStore::forgotten`]) and
+//! logged: a miss, which the next fill heals.
+//!
+//! # Manifests
+//!
+//! Manifests have no row. They are small enough to be hashed whenever they are read from the disk,
+//! so a file proves itself: whatever a crash or a power cut leaves of it, it is whole or it is
+//! absent. That costs no sync while an image is being pulled, and they survive the loss of the
+//! index with their media types (I9, I10). Those asked for lately are kept in memory, verified.
+//!
+//! # The index can be thrown away (I10)
+//!
+//! An index that cannot be opened, that panics, that has lost its first records (the version) or
+//! its last ones (the *epoch*, counted up at each opening and closing in the index first and in
+//! `format` then) is set aside, and a new one is made of the files: see [`Recovery`]. Files are not
+//! hashed then, which could take hours, but each before it is first opened: what damaged the index
+//! may have damaged them. Lost are tags and access times, and links: content is confirmed
+//! upstream by one HEAD for each before it is served from its repository again (I5). A blob whose
+//! row alone was lost is found by its file when it is asked for, and proven in the same way.
+//!
+//! Whatever is no fault of the index (no space, no permission, too many open files) throws nothing
+//! away: opening fails and says why. A write that fails while the store is in use, as on a full
+//! disk, has sled refuse all writes; the index is then opened anew after some seconds, without a
+//! restart.
+//!
+//! # Threads
+//!
+//! Every call that touches the disk or the index hops to a thread that may block, at most
+//! [`DiskOptions::blocking_calls_max`] at a time. A row that is in memory takes about 1 µs and the
+//! hop ten times that, but a row that is not takes 30 µs, and behind a busy disk it takes as long
+//! as the disk does: so only what is surely in memory, a manifest asked for lately, is answered
+//! without a hop.
 
 mod accesses;
 mod disk;

@@ -14,7 +14,7 @@ use crate::options::Reserve;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     not(feature = "testing"),
-    expect(unreachable_pub, reason = "public with the feature `testing`")
+    expect(unreachable_pub, reason = "it is part of `testing`")
 )]
 pub struct DiskSpace {
     /// Its size in bytes.

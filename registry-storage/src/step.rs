@@ -7,7 +7,7 @@ use std::sync::Arc;
 #[non_exhaustive]
 #[cfg_attr(
     not(feature = "testing"),
-    expect(unreachable_pub, reason = "public with the feature `testing`")
+    expect(unreachable_pub, reason = "it is part of `testing`")
 )]
 pub enum Step {
     /// A partial file was made.

@@ -1,5 +1,7 @@
 //! The conformance suites on the disk.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::sync::{Arc, Mutex};
 
 use registry_core::Stores;

@@ -1,6 +1,8 @@
 //! The same with a real process: it is killed at any moment while it commits and removes, and what
 //! it told to be committed is there at the next start.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -86,7 +88,8 @@ async fn what_was_committed_outlives_a_kill() {
 /// What the process that owns the folder does: it opens it, says so, and waits for its end.
 async fn own(data: std::ffi::OsString) {
     let _store = DiskStore::open(data).await.unwrap();
-    writeln!(std::io::stdout(), "\nopened").unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "\nopened").unwrap();
     std::io::stdin().lines().for_each(drop);
 }
 

@@ -54,7 +54,7 @@ impl Folder {
         let _ = self.index.remove_intent(digest);
         self.step(Step::IntentRemoved);
         placed?;
-        self.touch(LinkTarget::Blob(digest));
+        self.touch_blocking(LinkTarget::Blob(digest));
         Ok(())
     }
 
@@ -149,8 +149,8 @@ impl Folder {
             Some(blob) => Some(blob),
             None => self.settle_blob(digest)?,
         };
-        if blob.is_some() && self.touch(LinkTarget::Blob(digest)) {
-            self.write_accesses()?;
+        if blob.is_some() {
+            self.touch_blocking(LinkTarget::Blob(digest));
         }
         Ok(blob)
     }

@@ -48,8 +48,8 @@ impl Folder {
             Some(manifest) => Some(manifest),
             None => self.load_manifest(digest)?,
         };
-        if manifest.is_some() && self.touch(LinkTarget::Manifest(digest)) {
-            self.write_accesses()?;
+        if manifest.is_some() {
+            self.touch_blocking(LinkTarget::Manifest(digest));
         }
         Ok(manifest)
     }
@@ -66,7 +66,7 @@ impl Folder {
             .map_err(|source| StoreError::io(StoreOperation::Commit, source))?;
         self.step(Step::ManifestRenamed);
         self.manifests.insert(digest, manifest.clone());
-        self.touch(LinkTarget::Manifest(digest));
+        self.touch_blocking(LinkTarget::Manifest(digest));
         Ok(())
     }
 

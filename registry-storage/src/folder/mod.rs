@@ -57,13 +57,23 @@ impl Folder {
         self.accesses.touch(target, self.clock.now())
     }
 
-    /// Writes the access times that are in memory. A failure loses them.
-    pub(crate) fn write_accesses(&self) -> Result<(), StoreError> {
+    /// The same, and does what is due.
+    fn touch_blocking(&self, target: LinkTarget) {
+        if self.touch(target) {
+            self.write_accesses();
+        }
+    }
+
+    /// Writes the access times that are in memory. Where that fails they are lost, and whatever
+    /// they were written along with goes on.
+    pub(crate) fn write_accesses(&self) {
         let batch = self.accesses.take();
         if batch.is_empty() {
-            return Ok(());
+            return;
         }
-        self.index.put_accessed(batch)
+        if let Err(error) = self.index.put_accessed(batch) {
+            tracing::warn!(%error, "access times are lost");
+        }
     }
 
     /// When some content was last opened, as far as that was recorded.
@@ -86,10 +96,10 @@ impl Folder {
 
     /// Leaves the folder as a start likes to find it. It must not be used afterwards.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
-        let accesses = self.write_accesses();
+        self.write_accesses();
         let marked = self.mark(self.epoch + 1);
         let closed = self.index.close();
-        accesses.and(marked).and(closed)
+        marked.and(closed)
     }
 
     /// Begins an epoch: first in the index, then in the format file.

@@ -73,16 +73,11 @@ impl Folder {
             epoch,
             _lock: lock,
         };
-        let intents_settled = folder.settle_intents();
-        let intents_settled = intents_settled.map_err(index_error(&folder.layout))?;
-        match folder.mark(epoch) {
-            Ok(()) => {}
-            // Nothing new can be stored then, but what is here can be served.
-            Err(error @ StoreError::NoSpace { .. }) if format.is_some() => {
-                tracing::warn!(%error, "the disk is full");
-            }
-            Err(error) => return Err(index_error(&folder.layout)(error)),
-        }
+        let settled = folder.settle_intents().and_then(|settled| {
+            folder.mark(epoch)?;
+            Ok(settled)
+        });
+        let intents_settled = settled.map_err(index_error(&folder.layout))?;
         let recovery = Recovery {
             partial_swept,
             intents_settled,
