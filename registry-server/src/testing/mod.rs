@@ -34,6 +34,7 @@ mod fault;
 mod image;
 mod serve;
 mod stats;
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +43,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use registry_core::{Descriptor, Digest, Repository, Tag};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,12 +52,14 @@ pub use behaviour::{Behaviour, BlobRedirect, TokenAuth};
 pub use fault::{Fault, Gate, Match, Times};
 pub use image::{FixtureImage, ImageFormat, ImageSpec};
 pub use stats::{Object, Recorded, Stats};
+pub use tls::FixtureTls;
 
 use answer::Request;
 use content::{Generated, Library, Source, StoredManifest};
 use fault::FaultQueue;
 use image::parse_media_type;
 use stats::REQUESTS_KEPT_MAX;
+use tls::Socket;
 
 /// How long [`FixtureRegistry::wait_for`] waits before it gives the test up.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -88,24 +91,36 @@ impl FixtureRegistry {
     ///
     /// Where that address cannot be listened on.
     pub async fn start() -> Self {
-        Self::start_over(Arc::default()).await
+        Self::start_over(Arc::default(), None).await
+    }
+
+    /// Starts an empty registry that speaks HTTPS only, for `127.0.0.1` and `localhost`, with a
+    /// certificate of an authority that was made for it: [`Self::tls`] tells it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub async fn start_https() -> Self {
+        Self::start_over(Arc::default(), Some(FixtureTls::generate())).await
     }
 
     /// Starts another registry over the same content, with behaviour, faults and counters of its
-    /// own: storage for [`BlobRedirect::base`], or a second endpoint.
+    /// own: storage for [`BlobRedirect::base`], or a second endpoint. It speaks HTTPS, with the
+    /// same authority, where this one does.
     ///
     /// # Panics
     ///
     /// As [`Self::start`].
     pub async fn start_storage(&self) -> Self {
-        Self::start_over(Arc::clone(&self.state.library)).await
+        let tls = self.state.tls.clone();
+        Self::start_over(Arc::clone(&self.state.library), tls).await
     }
 
-    async fn start_over(library: Arc<Mutex<Library>>) -> Self {
+    async fn start_over(library: Arc<Mutex<Library>>, tls: Option<FixtureTls>) -> Self {
         let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
         let address = listener.local_addr().expect("a listener has an address");
         let registry = Self {
-            state: Arc::new(State::new(address, library)),
+            state: Arc::new(State::new(address, library, tls)),
             running: Mutex::new(None),
         };
         registry.serve(listener);
@@ -149,7 +164,7 @@ impl FixtureRegistry {
         self.serve(listener);
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https://`.
     pub fn url(&self) -> String {
         self.state.url()
     }
@@ -157,6 +172,11 @@ impl FixtureRegistry {
     /// `127.0.0.1:PORT`, as it stands before a repository in an image's name.
     pub fn host(&self) -> String {
         self.state.address.to_string()
+    }
+
+    /// What its clients need, where it speaks HTTPS.
+    pub fn tls(&self) -> Option<&FixtureTls> {
+        self.state.tls.as_ref()
     }
 
     /// The address it listens on.
@@ -368,7 +388,7 @@ async fn accept(
         // cannot be set, they do.
         let _ = stream.set_nodelay(true);
         state.stats.send_modify(|stats| stats.connections += 1);
-        let connection = serve::connection(stream, Arc::clone(&state));
+        let connection = connection(stream, Arc::clone(&state));
         let stop = stop.clone();
         tasks.spawn(async move {
             // How a connection ends is for the client to judge.
@@ -377,9 +397,18 @@ async fn accept(
     }
 }
 
+async fn connection(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
+    let socket = match &state.tls {
+        Some(tls) => Socket::Tls(Box::new(tls.acceptor.accept(stream).await?)),
+        None => Socket::Plain(stream),
+    };
+    serve::connection(socket, state).await
+}
+
 /// What the connections of a registry share.
 struct State {
     address: SocketAddr,
+    tls: Option<FixtureTls>,
     library: Arc<Mutex<Library>>,
     behaviour: Mutex<Behaviour>,
     faults: Mutex<FaultQueue>,
@@ -389,9 +418,10 @@ struct State {
 }
 
 impl State {
-    fn new(address: SocketAddr, library: Arc<Mutex<Library>>) -> Self {
+    fn new(address: SocketAddr, library: Arc<Mutex<Library>>, tls: Option<FixtureTls>) -> Self {
         Self {
             address,
+            tls,
             library,
             behaviour: Mutex::default(),
             faults: Mutex::default(),
@@ -402,7 +432,8 @@ impl State {
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     fn library(&self) -> MutexGuard<'_, Library> {
@@ -418,7 +449,7 @@ impl State {
     }
 
     /// Counts a request and keeps it; its number, where there was room for it.
-    fn record(&self, request: &Request, object: Object) -> Option<usize> {
+    fn record(&self, request: &Request, object: Object, client_certificate: bool) -> Option<usize> {
         let mut requests = lock(&self.requests);
         self.stats.send_modify(|stats| {
             let kind = (request.method.clone(), object);
@@ -435,6 +466,7 @@ impl State {
             path: request.path.clone(),
             query: request.raw_query.clone(),
             headers: request.headers.clone(),
+            client_certificate,
             status: None,
         });
         Some(requests.len() - 1)

@@ -11,13 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::State;
 use super::answer::{Answer, Request, Route, answer};
 use super::behaviour::Behaviour;
 use super::content::{Generated, Source};
 use super::fault::{Fault, Gate};
+use super::tls::Socket;
 
 /// Largest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -38,10 +38,10 @@ enum Next {
 }
 
 /// Answers the requests of one connection, until either side has enough.
-pub(crate) async fn connection(mut stream: TcpStream, state: Arc<State>) -> io::Result<()> {
+pub(crate) async fn connection(mut stream: Socket, state: Arc<State>) -> io::Result<()> {
     let mut buffer = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffer).await? {
-        let exchange = Exchange::begin(&state, &request);
+        let exchange = Exchange::begin(&state, &request, &stream);
         let behaviour = state.behaviour();
         if !behaviour.latency.is_zero() {
             tokio::time::sleep(behaviour.latency).await;
@@ -56,7 +56,7 @@ pub(crate) async fn connection(mut stream: TcpStream, state: Arc<State>) -> io::
 }
 
 /// The next request; none where the client has closed the connection, or sends no HTTP.
-async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<Request>> {
+async fn read_request(stream: &mut Socket, buffer: &mut Vec<u8>) -> io::Result<Option<Request>> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut head = httparse::Request::new(&mut headers);
@@ -104,14 +104,15 @@ struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    fn begin(state: &'a State, request: &Request) -> Self {
-        let record = state.record(request, Route::of(&request.path).object);
+    fn begin(state: &'a State, request: &Request, socket: &Socket) -> Self {
+        let object = Route::of(&request.path).object;
+        let record = state.record(request, object, socket.has_client_certificate());
         Self { state, record }
     }
 
     async fn answer(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Socket,
         behaviour: &Behaviour,
         request: &Request,
     ) -> io::Result<Next> {
@@ -158,14 +159,14 @@ impl Drop for Exchange<'_> {
 }
 
 /// Waits until the client gives up.
-async fn until_closed(stream: &mut TcpStream) -> io::Result<Next> {
+async fn until_closed(stream: &mut Socket) -> io::Result<Next> {
     let mut ignored = [0; 1024];
     while stream.read(&mut ignored).await? > 0 {}
     Ok(Next::Close)
 }
 
 /// Waits for the gate; an error where the client gives up before.
-async fn opened_or_closed(gate: &Gate, stream: &mut TcpStream) -> io::Result<()> {
+async fn opened_or_closed(gate: &Gate, stream: &mut Socket) -> io::Result<()> {
     tokio::select! {
         () = gate.opened() => Ok(()),
         closed = until_closed(stream) => {
@@ -237,7 +238,7 @@ struct Wire<'a> {
 impl Wire<'_> {
     async fn send(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Socket,
         answer: &Answer,
         request: &Request,
     ) -> io::Result<Next> {
@@ -277,7 +278,7 @@ impl Wire<'_> {
         head
     }
 
-    async fn send_head(&self, stream: &mut TcpStream, head: &[u8]) -> io::Result<()> {
+    async fn send_head(&self, stream: &mut Socket, head: &[u8]) -> io::Result<()> {
         let Some(interval) = self.plan.head_interval else {
             return stream.write_all(head).await;
         };
@@ -290,7 +291,7 @@ impl Wire<'_> {
 
     async fn send_body(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut Socket,
         answer: &Answer,
         length: u64,
         chunked: bool,
@@ -305,7 +306,7 @@ impl Wire<'_> {
                 Some((at, Cut::Stall)) if at == sent => return until_closed(stream).await,
                 Some((at, Cut::Reset)) if at == sent => {
                     // The connection's task ends with this error and closes the socket: by RST.
-                    stream.set_zero_linger()?;
+                    stream.set_reset()?;
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
                 _ => {}
@@ -331,7 +332,7 @@ impl Wire<'_> {
     }
 
     /// Waits at the gate, and for as long as the bandwidth demands.
-    async fn wait(&self, stream: &mut TcpStream, sent: u64) -> io::Result<()> {
+    async fn wait(&self, stream: &mut Socket, sent: u64) -> io::Result<()> {
         if let Some((at, gate)) = &self.plan.hold
             && *at == sent
         {
@@ -364,7 +365,7 @@ impl Wire<'_> {
     }
 }
 
-async fn write_chunk(stream: &mut TcpStream, bytes: &[u8], chunked: bool) -> io::Result<()> {
+async fn write_chunk(stream: &mut Socket, bytes: &[u8], chunked: bool) -> io::Result<()> {
     if chunked {
         let head = format!("{:x}\r\n", bytes.len());
         stream.write_all(head.as_bytes()).await?;

@@ -1,6 +1,8 @@
 //! The HTTP clients, one for each kind of host, so that none gets a connection of another's.
 
-use http::Method;
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderMap, HeaderValue, Method};
+use registry_core::UpstreamError;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Proxy};
 use rustls::ClientConfig;
@@ -54,7 +56,7 @@ impl Clients {
         &self,
         method: Method,
         hop: &Hop,
-        headers: http::HeaderMap,
+        headers: HeaderMap,
         from: (&Url, Reach),
         deadline: Instant,
     ) -> Result<reqwest::Response, SendFailure> {
@@ -77,7 +79,7 @@ impl Clients {
                 Ok(Err(error)) if may_send_again(&error) && sends < SENDS_MAX => sends += 1,
                 Ok(Err(error)) => return Err(SendFailure::new(&host, error)),
                 Err(_) => {
-                    return Err(registry_core::UpstreamError::Timeout { what: "answer" }.into());
+                    return Err(UpstreamError::Timeout { what: "answer" }.into());
                 }
             }
         }
@@ -115,6 +117,10 @@ fn builder(
         .tls_backend_preconfigured(tls)
         .redirect(Policy::none())
         .user_agent(USER_AGENT)
+        .default_headers(HeaderMap::from_iter([(
+            ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        )]))
         .connect_timeout(config.budgets.connect)
         .pool_idle_timeout(IDLE_CONNECTION_MAX)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
@@ -134,4 +140,45 @@ fn build(builder: ClientBuilder) -> Result<Client, HttpUpstreamConfigError> {
 
 fn client_error(error: reqwest::Error) -> HttpUpstreamConfigError {
     HttpUpstreamConfigError::Client(Box::new(error.without_url()))
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::time::Duration;
+
+    use registry_core::UpstreamId;
+
+    use super::*;
+    use crate::testing::FixtureRegistry;
+
+    #[tokio::test]
+    async fn a_name_is_judged_by_the_address_that_is_dialled() {
+        let storage = FixtureRegistry::start().await;
+        let public = Url::parse("https://registry.example.org").unwrap();
+        let id = UpstreamId::parse("registry.example.org").unwrap();
+        let clients = Clients::new(&HttpUpstreamConfig::new(id, [public.clone()])).unwrap();
+        let url = storage.url().replace("127.0.0.1", "localhost") + "/v2/?secret";
+        let hop = Hop {
+            url: Url::parse(&url).unwrap(),
+            trusted: false,
+        };
+        let send = |reach| {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            let from = (&public, reach);
+            clients.send(Method::GET, &hop, HeaderMap::new(), from, deadline)
+        };
+        let Err(refused) = send(Reach::Public).await else {
+            panic!("a private address is out of reach");
+        };
+        assert!(matches!(refused.error, UpstreamError::Protocol { .. }));
+        let told = format!("{:?} {}", refused.error, refused.error);
+        assert!(
+            told.contains("localhost") && !told.contains("secret"),
+            "{told}"
+        );
+        assert_eq!(storage.stats().connections, 0);
+        let response = send(Reach::Private).await.ok().unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(clients.reach_from(&hop.url, &response), Reach::Private);
+    }
 }

@@ -1,0 +1,151 @@
+//! HTTPS with an authority of its own: certificates are made when a registry is started.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// Names that a fixture's certificate is good for.
+const NAMES: [&str; 2] = ["127.0.0.1", "localhost"];
+
+/// Why nothing of the below can fail.
+const GENERATED: &str = "what was generated for this is well-formed";
+
+/// What clients of a fixture registry over HTTPS need, in PEM.
+#[derive(Clone)]
+pub struct FixtureTls {
+    /// The authority to trust.
+    pub ca_pem: String,
+    /// A certificate that a client may show; none has to.
+    pub client_cert_pem: String,
+    /// That certificate's key.
+    pub client_key_pem: String,
+    pub(crate) acceptor: TlsAcceptor,
+}
+
+impl FixtureTls {
+    pub(crate) fn generate() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect(GENERATED);
+        let authority = CertifiedIssuer::self_signed(params, key).expect(GENERATED);
+        let (server, server_key) = issue(&authority, NAMES.map(String::from).to_vec());
+        let (client, client_key) = issue(&authority, vec!["client".to_owned()]);
+        let config = server_config(authority.der(), server.der(), &server_key);
+        Self {
+            ca_pem: authority.pem(),
+            client_cert_pem: client.pem(),
+            client_key_pem: client_key.serialize_pem(),
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        }
+    }
+}
+
+impl std::fmt::Debug for FixtureTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FixtureTls").finish_non_exhaustive()
+    }
+}
+
+fn issue(
+    authority: &CertifiedIssuer<'_, KeyPair>,
+    names: Vec<String>,
+) -> (rcgen::Certificate, KeyPair) {
+    let key = KeyPair::generate().expect(GENERATED);
+    let params = CertificateParams::new(names).expect(GENERATED);
+    (params.signed_by(&key, authority).expect(GENERATED), key)
+}
+
+fn server_config(
+    authority: &CertificateDer<'static>,
+    certificate: &CertificateDer<'static>,
+    key: &KeyPair,
+) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone()).expect(GENERATED);
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .expect(GENERATED);
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect(GENERATED)
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![certificate.clone()], key)
+        .expect(GENERATED)
+}
+
+/// A connection, with TLS or without.
+pub(crate) enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    /// Lets the connection end by RST when it is closed.
+    pub(crate) fn set_reset(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.set_zero_linger(),
+            Self::Tls(stream) => stream.get_ref().0.set_zero_linger(),
+        }
+    }
+
+    /// Whether the client has shown a certificate, which was then found to be ours.
+    pub(crate) fn has_client_certificate(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates().is_some(),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
