@@ -34,7 +34,7 @@ mod fault;
 mod image;
 mod serve;
 mod stats;
-mod tls;
+pub(crate) mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -399,7 +399,7 @@ async fn accept(
 
 async fn connection(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
     let socket = match &state.tls {
-        Some(tls) => Socket::Tls(Box::new(tls.acceptor.accept(stream).await?)),
+        Some(tls) => Socket::Tls(Box::new(tls.accept(stream).await?)),
         None => Socket::Plain(stream),
     };
     serve::connection(socket, state).await

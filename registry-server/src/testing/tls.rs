@@ -29,7 +29,7 @@ pub struct FixtureTls {
     pub client_cert_pem: String,
     /// That certificate's key.
     pub client_key_pem: String,
-    pub(crate) acceptor: TlsAcceptor,
+    pub(crate) config: Arc<ServerConfig>,
 }
 
 impl FixtureTls {
@@ -45,8 +45,24 @@ impl FixtureTls {
             ca_pem: authority.pem(),
             client_cert_pem: client.pem(),
             client_key_pem: client_key.serialize_pem(),
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            config: Arc::new(config),
         }
+    }
+}
+
+impl FixtureTls {
+    /// The server's side of a connection's handshake.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.config));
+        acceptor.accept(stream).await
+    }
+
+    /// Offers these protocols in the handshake, besides HTTP/1.1 as it is.
+    #[cfg(test)]
+    pub(crate) fn offering(mut self, protocol: &[u8]) -> Self {
+        let config = Arc::make_mut(&mut self.config);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        self
     }
 }
 

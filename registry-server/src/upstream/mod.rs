@@ -15,6 +15,8 @@ mod clients;
 mod config;
 mod failure;
 mod head;
+#[cfg(all(test, feature = "testing"))]
+mod http2_tests;
 mod manifests;
 mod redirect;
 mod reply;
