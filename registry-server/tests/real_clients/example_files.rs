@@ -1,0 +1,63 @@
+//! The files of `examples/config`: the tests hand these very files to the clients, and change
+//! nothing but the address, as the README there tells users to do.
+
+mod checks;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The mirror's address in every file.
+const ADDRESS: &str = "127.0.0.1:5000";
+/// Where a node's containerd looks for `hosts.toml`.
+pub(crate) const CERTS_FOLDER: &str = "/etc/containerd/certs.d";
+
+/// The files with the address of a test's mirror.
+pub(crate) struct ExampleFiles {
+    folder: PathBuf,
+}
+
+impl ExampleFiles {
+    #[track_caller]
+    pub(crate) fn render(folder: &Path, mirror: SocketAddr) -> Self {
+        for path in files_under(&examples_folder()) {
+            let text = fs::read_to_string(&path).expect("an example is UTF-8 text");
+            let name = path
+                .strip_prefix(examples_folder())
+                .expect("it is in that folder");
+            let target = folder.join(name);
+            fs::create_dir_all(target.parent().expect("it is in a folder")).expect("create");
+            fs::write(target, text.replace(ADDRESS, &mirror.to_string())).expect("write");
+        }
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    #[track_caller]
+    pub(crate) fn read(&self, name: &str) -> String {
+        read(&self.path(name))
+    }
+}
+
+fn examples_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/config")
+}
+
+#[track_caller]
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("list the examples");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("list").path()).collect();
+    paths.sort();
+    let (folders, mut files): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.is_dir());
+    files.extend(folders.iter().flat_map(|folder| files_under(folder)));
+    files
+}

@@ -1,0 +1,84 @@
+//! Real clients, real registries: what users run, through the mirror and the ready configuration
+//! files, with fresh storage for every act of the play.
+//!
+//! Each test starts its own registries and its own mirror, so they run side by side and fail apart.
+//! They need the programs that `.ci/run` installs, and root.
+
+mod containerd;
+mod containers_image;
+mod docker;
+mod example_files;
+mod image;
+mod mirror;
+mod origin;
+mod requirements;
+mod scene;
+mod workshop;
+
+use crate::containerd::{Ctr, Kubelet};
+use crate::containers_image::{Podman, Skopeo, Way};
+use crate::docker::Docker;
+use crate::scene::Scene;
+
+#[test]
+fn containerd_through_hosts_toml() {
+    if requirements::are_met("containerd", &containerd::PROGRAMS) {
+        Scene::start().play(Ctr::start);
+    }
+}
+
+#[test]
+fn kubelet_through_config_path() {
+    let programs = [&containerd::PROGRAMS[..], &containerd::CRI_PROGRAMS].concat();
+    if requirements::are_met("kubelet", &programs) {
+        Scene::start().play(Kubelet::start);
+    }
+}
+
+#[test]
+fn docker_through_registry_mirrors() {
+    if requirements::are_met("docker", &docker::PROGRAMS) {
+        Scene::start().play(Docker::start);
+    }
+}
+
+#[test]
+fn podman_through_registries_conf() {
+    if requirements::are_met("podman", &containers_image::PODMAN_PROGRAMS) {
+        Scene::start().play(|scene, act| Podman::start(scene, Way::Configured, act));
+    }
+}
+
+#[test]
+fn podman_by_path() {
+    if requirements::are_met("podman", &containers_image::PODMAN_PROGRAMS) {
+        Scene::start().play(|scene, act| Podman::start(scene, Way::Path, act));
+    }
+}
+
+#[test]
+fn skopeo_through_registries_conf() {
+    if requirements::are_met("skopeo", &[]) {
+        Scene::start().play(|scene, act| Skopeo::start(scene, Way::Configured, act));
+    }
+}
+
+#[test]
+fn skopeo_by_path() {
+    if requirements::are_met("skopeo", &[]) {
+        Scene::start().play(|scene, act| Skopeo::start(scene, Way::Path, act));
+    }
+}
+
+#[test]
+fn a_mirror_started_without_its_upstreams_serves_what_it_holds() {
+    if !requirements::are_met("skopeo", &[]) {
+        return;
+    }
+    let mut scene = Scene::start();
+    scene.pull_all(&Skopeo::start(&scene, Way::Path, "cold"));
+    scene.stop_origins();
+    let scene = scene.restart_mirror();
+    scene.pull_all(&Skopeo::start(&scene, Way::Path, "after-restart"));
+    scene.finish();
+}

@@ -1,0 +1,60 @@
+//! The program under test, as a user starts it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::workshop::{Process, Workshop, command};
+
+/// Names another binary to test: a release build, or one out of a package.
+const BINARY_VARIABLE: &str = "REAL_CLIENTS_BINARY";
+
+/// How to start a mirror; each start finds what the one before stored.
+pub(crate) struct MirrorOptions {
+    pub(crate) data: PathBuf,
+    pub(crate) upstreams: Vec<(&'static str, SocketAddr)>,
+}
+
+/// A running mirror.
+pub(crate) struct Mirror {
+    pub(crate) address: SocketAddr,
+    process: Process,
+}
+
+impl Mirror {
+    #[track_caller]
+    pub(crate) fn start(workshop: &Workshop, options: &MirrorOptions) -> Self {
+        let binary = std::env::var_os(BINARY_VARIABLE)
+            .unwrap_or_else(|| env!("CARGO_BIN_EXE_registry-server").into());
+        let mut mirror = command(binary);
+        mirror
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+            ])
+            .arg("--data-dir")
+            .arg(&options.data);
+        for (name, address) in &options.upstreams {
+            mirror.args(["--upstream", &format!("{name}=http://{address}")]);
+        }
+        let mut process = workshop.spawn("mirror", mirror);
+        let address = process.await_ready(listen_address);
+        Self { address, process }
+    }
+
+    /// Ends it with SIGTERM, as a service manager does; panics where that is not a success.
+    #[track_caller]
+    pub(crate) fn stop(self) {
+        let status = self.process.stop();
+        assert!(status.success(), "the mirror ended with {status}");
+    }
+}
+
+/// The address in the line `registry-server 0.1.0, listening on 127.0.0.1:5000`.
+fn listen_address(output: &str) -> Option<SocketAddr> {
+    let (_, rest) = output.split_once(", listening on ")?;
+    let (address, _) = rest.split_once('\n')?;
+    Some(address.parse().expect("the mirror prints its address"))
+}

@@ -1,0 +1,181 @@
+//! What every test has around it: two registries that hold different images under the same names,
+//! the mirror between them and the clients, and the configuration files of `examples/config`.
+
+use std::collections::BTreeMap;
+
+use crate::example_files::ExampleFiles;
+use crate::image::{Content, Image};
+use crate::mirror::{Mirror, MirrorOptions};
+use crate::origin::{Origin, Request};
+use crate::workshop::Workshop;
+
+pub(crate) const DOCKER_IO: &str = "docker.io";
+pub(crate) const QUAY_IO: &str = "quay.io";
+
+/// Held by both registries, each its own.
+const SINGLE: (&str, &str) = ("library/app", "latest");
+const MULTI: (&str, &str) = ("team/tool", "1.0");
+
+/// An image under its public name.
+pub(crate) struct Published {
+    pub(crate) registry: &'static str,
+    pub(crate) repository: &'static str,
+    pub(crate) tag: &'static str,
+    pub(crate) content: Content,
+}
+
+impl Published {
+    /// `quay.io/team/tool:1.0`
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}:{}", self.registry, self.repository, self.tag)
+    }
+}
+
+/// A program that pulls images, with a storage of its own.
+pub(crate) trait Client {
+    /// Pulls an image that this client has never seen, and says what it got.
+    fn pull(&self, scene: &Scene, published: &Published) -> Content;
+}
+
+/// See the module.
+pub(crate) struct Scene {
+    pub(crate) workshop: Workshop,
+    pub(crate) examples: ExampleFiles,
+    pub(crate) mirror: Mirror,
+    mirror_options: MirrorOptions,
+    published: Vec<Published>,
+    origins: Vec<Origin>,
+}
+
+impl Scene {
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        let workshop = Workshop::new();
+        let mut origins = Vec::new();
+        let mut published = Vec::new();
+        for registry in [DOCKER_IO, QUAY_IO] {
+            let origin = Origin::start(&workshop, registry);
+            for (repository, tag) in [SINGLE, MULTI] {
+                let mark = format!("{repository}:{tag} of {registry}");
+                let layout = workshop.path(format!("images/{registry}/{repository}"));
+                let image = match (repository, tag) {
+                    MULTI => Image::multi(layout, &mark),
+                    _ => Image::single(layout, &mark),
+                };
+                origin.push(&workshop, &image, repository, tag);
+                published.push(Published {
+                    registry,
+                    repository,
+                    tag,
+                    content: image.content,
+                });
+            }
+            origins.push(origin);
+        }
+        let addresses = origins.iter().map(|origin| origin.address);
+        let mirror_options = MirrorOptions {
+            data: workshop.path("mirror-data"),
+            upstreams: [DOCKER_IO, QUAY_IO].into_iter().zip(addresses).collect(),
+        };
+        let mirror = Mirror::start(&workshop, &mirror_options);
+        let examples = ExampleFiles::render(&workshop.create_folder("config"), mirror.address);
+        Self {
+            workshop,
+            examples,
+            mirror,
+            mirror_options,
+            published,
+            origins,
+        }
+    }
+
+    /// The whole of what a mirror is for, with a fresh client for each act: each name gets its own
+    /// content, a second client costs no download, and a third needs no registry at all.
+    #[track_caller]
+    pub(crate) fn play<C: Client>(mut self, start: impl Fn(&Self, &str) -> C) {
+        self.pull_all(&start(&self, "cold"));
+        let seen = self.requests();
+        assert_every_blob_was_downloaded_once(&seen.concat());
+
+        self.pull_all(&start(&self, "warm"));
+        let new = self.requests().into_iter().zip(seen);
+        for (requests, seen) in new {
+            assert_only_tags_were_revalidated(&requests[seen.len()..]);
+        }
+
+        self.stop_origins();
+        self.pull_all(&start(&self, "offline"));
+        self.finish();
+    }
+
+    /// Pulls every published image and compares what `client` got with what was published.
+    #[track_caller]
+    pub(crate) fn pull_all(&self, client: &impl Client) {
+        for published in &self.published {
+            let content = client.pull(self, published);
+            assert_eq!(content, published.content, "{}", published.name());
+        }
+    }
+
+    /// Stops both registries for good.
+    pub(crate) fn stop_origins(&mut self) {
+        self.origins.drain(..).for_each(Origin::stop);
+    }
+
+    /// Stops the mirror and starts it again on the same data folder, at another address.
+    #[track_caller]
+    pub(crate) fn restart_mirror(mut self) -> Self {
+        self.mirror.stop();
+        self.mirror = Mirror::start(&self.workshop, &self.mirror_options);
+        let config = self.workshop.create_folder("config-after-restart");
+        self.examples = ExampleFiles::render(&config, self.mirror.address);
+        self
+    }
+
+    /// Ends everything; panics where the mirror does not end well, or something is left behind.
+    #[track_caller]
+    pub(crate) fn finish(mut self) {
+        self.stop_origins();
+        self.mirror.stop();
+        self.workshop.close();
+    }
+
+    /// What each registry was asked for so far.
+    fn requests(&mut self) -> Vec<Vec<Request>> {
+        self.origins.iter_mut().map(Origin::requests).collect()
+    }
+}
+
+/// Both registries' images stand on the same base layer, so this is about both together: what one
+/// upstream delivered is not downloaded from another (I7).
+#[track_caller]
+fn assert_every_blob_was_downloaded_once(requests: &[Request]) {
+    let mut downloads: BTreeMap<&str, u32> = BTreeMap::new();
+    for request in requests.iter().filter(|request| request.method == "GET") {
+        if let Some(digest) = request.blob() {
+            *downloads.entry(digest).or_default() += 1;
+        }
+    }
+    assert!(
+        !downloads.is_empty(),
+        "nothing was pulled through the mirror"
+    );
+    let repeated: Vec<_> = downloads.iter().filter(|(_, count)| **count != 1).collect();
+    assert!(
+        repeated.is_empty(),
+        "downloaded more than once: {repeated:?}"
+    );
+}
+
+/// A pull of what is cached costs a HEAD of the tag, and no download (I11).
+#[track_caller]
+fn assert_only_tags_were_revalidated(requests: &[Request]) {
+    assert!(!requests.is_empty(), "no tag was revalidated");
+    for request in requests {
+        let is_revalidation = request.method == "HEAD" && request.tag().is_some();
+        assert!(
+            is_revalidation,
+            "a warm pull asked the upstream for {request:?}"
+        );
+    }
+}
