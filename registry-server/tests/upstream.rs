@@ -17,6 +17,7 @@ use registry_server::testing::{
     TokenAuth,
 };
 use registry_server::upstream::{HttpUpstream, HttpUpstreamConfig, HttpUpstreamConfigError};
+use tokio::net::TcpListener;
 
 /// A budget that is soon over, for tests of what happens then: only what is sure to end by it may
 /// be held against it, as the machine may be busy.
@@ -512,8 +513,21 @@ async fn bodies_that_break_off_end_in_an_error() {
     );
     let received = patient.blob(digest, None).await.unwrap().unwrap();
     assert_eq!(received.error.as_ref().map(kind), Some("unavailable"));
-    // Chunked bodies that are cut do not pass for whole ones.
+    // A part that is chunked tells its length by its range only.
     registry.behave(|behaviour| behaviour.omit_length = true);
+    for (body, expected) in [("abc", "unavailable"), ("abcdefg", "protocol")] {
+        let part = Fault::Answer {
+            status: 206,
+            headers: vec![("Content-Range".to_owned(), "bytes 5-9/200000".to_owned())],
+            body: Bytes::from_static(body.as_bytes()),
+        };
+        registry.fault(Match::blob(digest), Times::Once, part);
+        let range = Some(RangeRequest::FromTo { first: 5, last: 9 });
+        let received = patient.blob(digest, range).await.unwrap().unwrap();
+        assert_eq!(received.error.as_ref().map(kind), Some(expected), "{body}");
+        assert!(received.bytes.len() <= 5, "{body}");
+    }
+    // Chunked bodies that are cut do not pass for whole ones.
     registry.fault(
         Match::blob(digest),
         Times::Once,
@@ -715,6 +729,29 @@ async fn the_next_endpoint_is_asked_where_no_connection_comes_about() {
 }
 
 #[tokio::test]
+async fn a_connection_that_does_not_come_about_in_time_is_given_up() {
+    let (registry, _) = registry().await;
+    // The operating system takes the connection; nobody ever shakes hands on it.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = format!("https://{}", listener.local_addr().unwrap());
+    for (endpoints, answers) in [
+        (vec![silent.clone()], false),
+        (vec![silent, registry.url()], true),
+    ] {
+        let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+        let mut config = config(&endpoints);
+        config.budgets.connect = SOON;
+        match Asked::with(config).resolve("latest", None).await {
+            Ok(_) => assert!(answers),
+            Err(UpstreamError::Timeout { what }) => {
+                assert!(!answers && what == "take a connection", "{what}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn names_that_do_not_resolve_are_told() {
     let upstream = Asked::with(config(&["http://registry.invalid"]));
     let error = upstream.manifest("latest").await.unwrap_err();
@@ -888,6 +925,25 @@ async fn redirects_to_storage_carry_the_range_and_nothing_secret() {
         }
         storage.reset_counters();
     }
+}
+
+#[tokio::test]
+async fn a_storage_that_asks_for_a_token_gets_none() {
+    let (registry, image) = registry().await;
+    let storage = registry.start_storage().await;
+    let digest = image.layers[0].digest;
+    let redirect = BlobRedirect {
+        base: Some(storage.url()),
+        ..BlobRedirect::default()
+    };
+    registry.behave(|behaviour| behaviour.redirect_blobs = Some(redirect));
+    let challenge = format!("Bearer realm=\"{}/token\"", storage.url());
+    let challenge = Fault::status_with(401, &[("WWW-Authenticate", &challenge)]);
+    storage.fault(Match::storage(digest), Times::Always, challenge);
+    let error = Asked::of(&registry).blob(digest, None).await.unwrap_err();
+    assert_eq!(kind(&error), "unavailable", "{error}");
+    assert_eq!(asked(&registry), "GET Blob");
+    assert_eq!(asked(&storage), "GET Storage");
 }
 
 #[tokio::test]

@@ -137,34 +137,28 @@ impl Transport {
     ) -> Result<Answered, SendFailure> {
         let mut hop = Hop::first(question.url(root));
         let mut from = root.clone();
-        let mut reach = None;
+        // An endpoint is asked wherever it is.
+        let mut reach = Reach::Public;
         for _ in 0..=REDIRECTS_MAX {
             let mut headers = question.headers.clone();
             if let Some(token) = token.filter(|_| hop.trusted) {
                 headers.insert(AUTHORIZATION, token.header());
             }
-            let within = (&from, reach.unwrap_or(Reach::Public));
             let method = question.method.clone();
-            let response = self
+            let sending = self
                 .clients
-                .send(method, &hop, headers, within, deadline)
-                .await?;
-            // Whoever comes after a public host is reached no further than from there.
-            let reach_now = match reach {
-                Some(Reach::Public) => Reach::Public,
-                _ => self.clients.reach_from(&hop.url, &response),
-            };
-            reach = Some(reach_now);
+                .send(method, &hop, headers, (&from, reach), deadline);
+            let response = sending.await?;
+            reach = self.clients.reach_from(&hop.url, &response);
             let reply = Reply::new(response, host_of(&hop.url), hop.trusted);
             if !is_redirect(reply.status()) {
-                let reach = reach_now;
                 return Ok(Answered { reply, reach });
             }
             let location = reply.headers().get(LOCATION).map(HeaderValue::to_str);
             let Some(Ok(location)) = location else {
                 return Err(reply.protocol("redirects without a Location").into());
             };
-            let next = hop.next(location, reach_now)?;
+            let next = hop.next(location, reach)?;
             from = std::mem::replace(&mut hop, next).url;
             reply.drain().await;
         }
