@@ -25,7 +25,7 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Registry to mirror, and where it answers, for example ghcr.io=https://ghcr.io; may be
+    /// Registry to mirror, and where it answers, for example `ghcr.io=https://ghcr.io`; may be
     /// repeated. The big public ones are known without it [env: REGISTRY_UPSTREAM, separated by
     /// spaces]
     #[arg(long, value_name = "NS=URL[,URL...]")]
