@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, IsTerminal as _};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt as _, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt as format};
@@ -66,6 +66,17 @@ impl LogFilter {
 #[error("{0:?} is neither a log level nor TARGET=LEVEL")]
 pub struct LogFilterError(String);
 
+/// What must not be logged, whatever the filter says: below INFO these tell the paths and queries
+/// of what they send, presigned ones among them.
+fn discretion() -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::TRACE)
+        .with_targets(
+            ["h2", "hyper", "hyper_util", "reqwest", "rustls"]
+                .map(|target| (target, LevelFilter::INFO)),
+        )
+}
+
 /// Sends this process's logs to standard error, from here on.
 ///
 /// # Errors
@@ -78,7 +89,7 @@ pub fn start_logging(filter: &LogFilter, form: LogFormat) -> Result<(), LoggingE
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry()
-        .with(layer.with_filter(filter.0.clone()))
+        .with(layer.with_filter(filter.0.clone().and(discretion())))
         .try_init()
         .map_err(LoggingError)
 }
@@ -132,6 +143,18 @@ mod tests {
         let filter = LogFilter::parse("access=info").unwrap();
         assert!(filter.0.would_enable("access", &Level::INFO));
         assert!(!filter.0.would_enable("registry_server", &Level::ERROR));
+    }
+
+    #[test]
+    fn clients_tell_their_queries_to_nobody() {
+        for target in ["h2::codec", "hyper_util::client", "reqwest::connect"] {
+            assert!(
+                !discretion().would_enable(target, &Level::DEBUG),
+                "{target}"
+            );
+            assert!(discretion().would_enable(target, &Level::WARN), "{target}");
+        }
+        assert!(discretion().would_enable("registry_server::front", &Level::TRACE));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tracing::warn;
 use crate::announcement::Announcement;
 use crate::config::{Config, UpstreamConfig};
 use crate::front::{FrontLimits, Server, ServerOptions};
-use crate::upstream::{HttpUpstream, HttpUpstreamConfig};
+use crate::upstream::{HttpUpstream, HttpUpstreamConfig, SystemTrust};
 
 pub use builder::MirrorBuilder;
 pub use start_error::StartError;
@@ -256,8 +256,10 @@ fn upstreams_of(
         };
         upstreams.insert(id, UpstreamEntry { upstream, policy });
     }
+    let trust = SystemTrust::default();
     for (id, settings) in &config.upstreams {
-        let upstream = match HttpUpstream::new(http_config(id, settings, limits)) {
+        let http = http_config(id, settings, limits, trust.clone());
+        let upstream = match HttpUpstream::new(http) {
             Ok(upstream) => Arc::new(upstream),
             Err(source) => {
                 let id = id.clone();
@@ -270,7 +272,12 @@ fn upstreams_of(
     Ok(upstreams)
 }
 
-fn http_config(id: &UpstreamId, settings: &UpstreamConfig, limits: &Limits) -> HttpUpstreamConfig {
+fn http_config(
+    id: &UpstreamId,
+    settings: &UpstreamConfig,
+    limits: &Limits,
+    system_trust: SystemTrust,
+) -> HttpUpstreamConfig {
     let mut http = HttpUpstreamConfig::new(id.clone(), settings.endpoints.iter().cloned());
     http.ca_file.clone_from(&settings.ca_file);
     http.client_cert_file.clone_from(&settings.client_cert_file);
@@ -279,5 +286,6 @@ fn http_config(id: &UpstreamId, settings: &UpstreamConfig, limits: &Limits) -> H
     http.proxy.clone_from(&settings.proxy);
     http.realms.clone_from(&settings.realms);
     http.manifest_bytes_max = limits.manifest_bytes_max;
+    http.system_trust = system_trust;
     http
 }

@@ -61,6 +61,9 @@ use image::parse_media_type;
 use stats::REQUESTS_KEPT_MAX;
 use tls::Socket;
 
+/// A free port of this machine.
+const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+
 /// How long [`FixtureRegistry::wait_for`] waits before it gives the test up.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -91,7 +94,16 @@ impl FixtureRegistry {
     ///
     /// Where that address cannot be listened on.
     pub async fn start() -> Self {
-        Self::start_over(Arc::default(), None).await
+        Self::start_on(ANY_PORT.into()).await
+    }
+
+    /// Starts an empty registry on an address of the caller's choice.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub async fn start_on(address: SocketAddr) -> Self {
+        Self::start_over(address, Arc::default(), None).await
     }
 
     /// Starts an empty registry that speaks HTTPS only, for `127.0.0.1` and `localhost`, with a
@@ -101,7 +113,12 @@ impl FixtureRegistry {
     ///
     /// As [`Self::start`].
     pub async fn start_https() -> Self {
-        Self::start_over(Arc::default(), Some(FixtureTls::generate())).await
+        Self::start_over(
+            ANY_PORT.into(),
+            Arc::default(),
+            Some(FixtureTls::generate()),
+        )
+        .await
     }
 
     /// Starts another registry over the same content, with behaviour, faults and counters of its
@@ -113,11 +130,15 @@ impl FixtureRegistry {
     /// As [`Self::start`].
     pub async fn start_storage(&self) -> Self {
         let tls = self.state.tls.clone();
-        Self::start_over(Arc::clone(&self.state.library), tls).await
+        Self::start_over(ANY_PORT.into(), Arc::clone(&self.state.library), tls).await
     }
 
-    async fn start_over(library: Arc<Mutex<Library>>, tls: Option<FixtureTls>) -> Self {
-        let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+    async fn start_over(
+        address: SocketAddr,
+        library: Arc<Mutex<Library>>,
+        tls: Option<FixtureTls>,
+    ) -> Self {
+        let listener = listen(address).await;
         let address = listener.local_addr().expect("a listener has an address");
         let registry = Self {
             state: Arc::new(State::new(address, library, tls)),

@@ -6,6 +6,8 @@ use std::time::Duration;
 use registry_core::UpstreamId;
 use url::Url;
 
+use super::tls::SystemTrust;
+
 /// How often a request is sent whose connection ends before an answer.
 pub(super) const SENDS_MAX: u32 = 2;
 /// Redirects followed for one request.
@@ -72,6 +74,8 @@ pub struct HttpUpstreamConfig {
     pub budgets: Budgets,
     /// Largest manifest, in bytes.
     pub manifest_bytes_max: usize,
+    /// The system's authorities, where several upstreams are to share them in memory.
+    pub system_trust: SystemTrust,
 }
 
 impl HttpUpstreamConfig {
@@ -88,6 +92,7 @@ impl HttpUpstreamConfig {
             realms: Vec::new(),
             budgets: Budgets::default(),
             manifest_bytes_max: registry_core::Limits::default().manifest_bytes_max,
+            system_trust: SystemTrust::default(),
         }
     }
 

@@ -35,6 +35,7 @@ use registry_core::{
 use tokio::time::timeout;
 
 pub use config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError};
+pub use tls::SystemTrust;
 
 use head::HeadSupport;
 use transport::Transport;

@@ -4,7 +4,7 @@
 //! has to be installed for the whole process.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -63,21 +63,40 @@ fn with_alpn(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
+/// The certificate authorities of this system, read when they are first needed. Clones share
+/// them: a mirror of a dozen registries needs them once.
+#[derive(Clone, Debug, Default)]
+pub struct SystemTrust(Arc<OnceLock<Arc<Verifier>>>);
+
+impl SystemTrust {
+    fn verifier(&self, provider: &Arc<CryptoProvider>) -> Result<Arc<Verifier>, rustls::Error> {
+        if let Some(verifier) = self.0.get() {
+            return Ok(Arc::clone(verifier));
+        }
+        // Not remembered where it fails: a later upstream gets the error as well.
+        let verifier = Arc::new(Verifier::new(Arc::clone(provider))?);
+        Ok(Arc::clone(self.0.get_or_init(|| verifier)))
+    }
+}
+
 /// Who decides on certificates; none where there is nobody to trust.
 fn verifier(
     config: &HttpUpstreamConfig,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ServerCertVerifier>>, ConfigError> {
-    let provider = Arc::clone(provider);
     if config.insecure_skip_verify {
+        let provider = Arc::clone(provider);
         return Ok(Some(Arc::new(TrustAnybody { provider })));
     }
-    let extra = match &config.ca_file {
-        Some(path) => certificates(path)?,
-        None => Vec::new(),
+    let verifier = match &config.ca_file {
+        Some(path) => {
+            let extra = certificates(path)?;
+            Verifier::new_with_extra_roots(extra, Arc::clone(provider)).map(Arc::new)
+        }
+        None => config.system_trust.verifier(provider),
     };
-    match Verifier::new_with_extra_roots(extra, provider) {
-        Ok(verifier) => Ok(Some(Arc::new(verifier))),
+    match verifier {
+        Ok(verifier) => Ok(Some(verifier)),
         // A machine without any authorities, such as an empty container, can still mirror
         // registries that it reaches in plain HTTP.
         Err(_) if config.endpoints.iter().all(|url| url.scheme() == "http") => Ok(None),
