@@ -18,7 +18,7 @@ use registry_core::{
     Algorithm, BlobSink, BlobStore as _, Clock, LinkTarget, Manifest, ManifestStore as _,
     StoreError, Timestamp,
 };
-use registry_storage::testing::DiskSpace;
+use registry_storage::testing::{DiskSpace, Step};
 use registry_storage::{DiskOptions, DiskStore, OpenError, Reserve};
 use tempfile::TempDir;
 
@@ -257,6 +257,35 @@ async fn a_closed_store_says_so() {
         "the sink is still held, and is of no use any more"
     );
     assert_eq!(store.stat(digest).await.unwrap().unwrap().size, 10);
+}
+
+#[tokio::test]
+async fn closing_waits_for_what_is_under_way() {
+    let dir = TempDir::new().unwrap();
+    // A commit waits as long as this is held.
+    let gate = Arc::new(Mutex::new(()));
+    let waits = Arc::clone(&gate);
+    let options = options().with_steps(false, move |step| {
+        if step == Step::FileSynced {
+            drop(waits.lock().unwrap());
+        }
+    });
+    let store = DiskStore::open_with(dir.path(), options).await.unwrap();
+    let bytes = sample(10, 1);
+    let mut sink = store.stage(None).await.unwrap();
+    sink.append(bytes.clone()).await.unwrap();
+    let mut commit = sink.commit(verified(Algorithm::Sha256, &bytes));
+    let mut close = store.close().boxed();
+    {
+        let _held = gate.lock().unwrap();
+        assert!((&mut commit).now_or_never().is_none());
+        assert!((&mut close).now_or_never().is_none());
+    }
+    commit.await.unwrap();
+    close.await.unwrap();
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    assert_eq!(*store.recovery(), Default::default());
+    assert!(store.stat(digest_of(&bytes)).await.unwrap().is_some());
 }
 
 /// One call at a time is enough: none waits for another while it has its turn.

@@ -242,7 +242,9 @@ async fn run(dir: &Path, calls: &[Call]) -> TestCaseResult {
         }
         drop(disk);
         disk = Arc::new(DiskStore::open(dir).await.unwrap());
-        let rebuilt = disk.recovery().rebuilt.is_some();
+        let recovery = disk.recovery();
+        prop_assert_eq!((recovery.partial_swept, recovery.intents_settled), (0, 0));
+        let rebuilt = recovery.rebuilt.is_some();
         prop_assert_eq!(
             rebuilt,
             matches!(call, Call::LoseIndex),

@@ -1,25 +1,29 @@
-//! The same with a real process: it is killed at any moment while it commits and removes, and what
-//! it told to be committed is there at the next start.
+//! What takes a process of its own: one that is killed while it commits and removes, one that owns
+//! the folder, one that may open few files.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use futures::TryStreamExt as _;
 use registry_core::testing::content::{digest_of, put_blob, read_body, sample};
-use registry_core::{BlobStat, BlobStore as _, Digest};
-use registry_storage::{DiskStore, OpenError};
+use registry_core::{BlobStat, BlobStore as _, Digest, StoreError};
+use registry_storage::testing::Step;
+use registry_storage::{DiskOptions, DiskStore, OpenError};
 use tempfile::TempDir;
 
-/// Tells a run of this program that it is the process to be killed, and its data folder.
+/// Tells a run of this program that it is such a process, and its data folder.
 const DATA_DIR: &str = "REGISTRY_STORAGE_TEST_DATA_DIR";
 
-/// This program again, running only `test` with `DATA_DIR`.
+/// This program again, running only `test` with `DATA_DIR`, and with at most 64 open files.
 fn child(test: &str, data: &TempDir) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" --exact \"$1\" --nocapture"]);
+    command.arg(std::env::current_exe().unwrap()).arg(test);
     command.env(DATA_DIR, data.path());
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     command
@@ -119,4 +123,45 @@ async fn a_second_process_is_refused_with_the_pid_of_the_first() {
     owner.kill().unwrap();
     owner.wait().unwrap();
     DiskStore::open(data.path()).await.unwrap();
+}
+
+/// What the process that may open few files does: its commit fails once the file has its place.
+async fn run_out_of_files(data: std::ffi::OsString) {
+    let hoard: Arc<Mutex<Vec<File>>> = Arc::default();
+    let hoarder = Arc::clone(&hoard);
+    let options = DiskOptions::default().with_steps(false, move |step| {
+        if step == Step::Renamed {
+            let files = std::iter::from_fn(|| File::open("/dev/null").ok());
+            hoarder.lock().unwrap().extend(files);
+        }
+    });
+    let store = DiskStore::open_with(&data, options).await.unwrap();
+    let failed = put_blob(&store, &sample(100, 1)).await;
+    hoard.lock().unwrap().clear();
+    assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+    // Gone at once, not only when somebody asks for it.
+    let digest = digest_of(&sample(100, 1));
+    let folder = format!("blobs/sha256/{}", &digest.encoded()[..2]);
+    assert_eq!(
+        fs::read_dir(Path::new(&data).join(folder)).unwrap().count(),
+        0
+    );
+    assert!(store.stat(digest).await.unwrap().is_none());
+    let mut err = std::io::stderr();
+    writeln!(err, "failed as it should").unwrap();
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_half_way_leaves_nothing() {
+    if let Some(data) = std::env::var_os(DATA_DIR) {
+        return run_out_of_files(data).await;
+    }
+    let data = TempDir::new().unwrap();
+    let mut process = child("a_commit_that_fails_half_way_leaves_nothing", &data);
+    let output = process.stderr(Stdio::piped()).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && told.contains("failed as it should"),
+        "{told}"
+    );
 }
