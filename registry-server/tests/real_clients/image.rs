@@ -30,6 +30,23 @@ pub(crate) struct Content {
     pub(crate) mark: String,
 }
 
+/// The layer that all images stand on. An unoptimised build takes a while to compress it, so it is
+/// made once.
+pub(crate) struct BaseLayer {
+    diff_id: Digest,
+    gzipped: Vec<u8>,
+}
+
+impl BaseLayer {
+    pub(crate) fn new() -> Self {
+        let archive = tar_of("base.bin", &noise(BASE_BYTES));
+        Self {
+            diff_id: digest_of(&archive),
+            gzipped: gzip(&archive),
+        }
+    }
+}
+
 /// An image in an OCI layout on disk.
 pub(crate) struct Image {
     pub(crate) content: Content,
@@ -38,19 +55,19 @@ pub(crate) struct Image {
 
 impl Image {
     /// An image for this machine's platform alone.
-    pub(crate) fn single(layout: PathBuf, mark: &str) -> Self {
+    pub(crate) fn single(layout: PathBuf, base: &BaseLayer, mark: &str) -> Self {
         let writer = Layout::create(layout);
         let (architecture, _) = architectures();
-        let manifest = writer.platform(mark, architecture);
+        let manifest = writer.platform(base, mark, architecture);
         writer.finish(&manifest, mark, architecture)
     }
 
     /// An image with an index of two platforms.
-    pub(crate) fn multi(layout: PathBuf, mark: &str) -> Self {
+    pub(crate) fn multi(layout: PathBuf, base: &BaseLayer, mark: &str) -> Self {
         let writer = Layout::create(layout);
         let (ours, other) = architectures();
         let manifests = [ours, other].map(|architecture| {
-            let mut manifest = writer.platform(mark, architecture);
+            let mut manifest = writer.platform(base, mark, architecture);
             manifest["platform"] = json!({"os": "linux", "architecture": architecture});
             manifest
         });
@@ -127,8 +144,7 @@ impl Layout {
     }
 
     /// Writes the image of one platform and returns the descriptor of its manifest.
-    fn platform(&self, mark: &str, architecture: &str) -> Value {
-        let base = tar_of("base.bin", &noise(BASE_BYTES));
+    fn platform(&self, base: &BaseLayer, mark: &str, architecture: &str) -> Value {
         let top = tar_of(MARK_FILE, mark_text(mark, architecture).as_bytes());
         let config = json!({
             "os": "linux",
@@ -136,14 +152,14 @@ impl Layout {
             "config": {"Cmd": ["/nothing-is-ever-run"]},
             "rootfs": {
                 "type": "layers",
-                "diff_ids": [digest_of(&base).to_string(), digest_of(&top).to_string()],
+                "diff_ids": [base.diff_id.to_string(), digest_of(&top).to_string()],
             },
         });
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": self.json(CONFIG, &config),
-            "layers": [self.blob(LAYER, &gzip(&base)), self.blob(LAYER, &gzip(&top))],
+            "layers": [self.blob(LAYER, &base.gzipped), self.blob(LAYER, &gzip(&top))],
         });
         self.json(MANIFEST, &manifest)
     }
@@ -187,7 +203,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("writing to a Vec cannot fail")
 }
 
-/// Bytes that are the same in every image: a base layer that all share.
+/// Bytes without a pattern, the same on every call.
 fn noise(len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 8);
     let mut state: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::example_files::ExampleFiles;
-use crate::image::{Content, Image};
+use crate::image::{BaseLayer, Content, Image};
 use crate::mirror::{Mirror, MirrorOptions};
 use crate::origin::{Origin, Request};
 use crate::workshop::Workshop;
@@ -51,6 +51,7 @@ impl Scene {
     #[track_caller]
     pub(crate) fn start() -> Self {
         let workshop = Workshop::new();
+        let base = BaseLayer::new();
         let mut origins = Vec::new();
         let mut published = Vec::new();
         for registry in [DOCKER_IO, QUAY_IO] {
@@ -59,8 +60,8 @@ impl Scene {
                 let mark = format!("{repository}:{tag} of {registry}");
                 let layout = workshop.path(format!("images/{registry}/{repository}"));
                 let image = match (repository, tag) {
-                    MULTI => Image::multi(layout, &mark),
-                    _ => Image::single(layout, &mark),
+                    MULTI => Image::multi(layout, &base, &mark),
+                    _ => Image::single(layout, &base, &mark),
                 };
                 origin.push(&workshop, &image, repository, tag);
                 published.push(Published {

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use registry_server::config::Config;
+use registry_server::hosts_toml::hosts_toml;
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -39,6 +41,18 @@ fn hosts_files_avoid_what_containerd_skips_in_silence() {
             assert_eq!(capabilities, ["pull", "resolve"], "{name}");
         }
     }
+}
+
+/// The mirror prints the file at start, and for `registry-server hosts-toml`.
+#[test]
+fn the_default_hosts_file_is_the_one_that_the_mirror_prints() {
+    let url = format!("http://{ADDRESS}").parse().expect("a URL");
+    let printed: Table = hosts_toml(&url).parse().expect("it is TOML");
+    assert_eq!(
+        toml_example("containerd/certs.d/_default/hosts.toml"),
+        printed
+    );
+    assert_eq!(Config::default().listen.to_string(), ADDRESS);
 }
 
 #[test]
@@ -168,11 +182,14 @@ fn podman_finds_each_registry_under_its_own_path() {
         assert_eq!(mirror.location, format!("{ADDRESS}/{}", registry.location));
         assert!(mirror.insecure, "{}", registry.location);
         assert!(
-            seen.insert(&registry.location),
+            seen.insert(registry.location.clone()),
             "{} twice",
             registry.location
         );
     }
+    let known = Config::default().upstreams;
+    let known = known.keys().map(ToString::to_string).collect();
+    assert_eq!(seen, known, "the registries that a mirror knows by itself");
 }
 
 #[derive(Deserialize)]
