@@ -73,7 +73,7 @@ impl Client for Docker {
     #[track_caller]
     fn pull(&self, scene: &Scene, published: &Published) -> Content {
         let name = published.name();
-        let name = match published.registry {
+        let name = match published.registry.as_str() {
             DOCKER_IO => name,
             _ => format!("{}/{name}", scene.mirror.address),
         };

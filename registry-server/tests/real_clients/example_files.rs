@@ -4,7 +4,6 @@
 mod checks;
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The mirror's address in every file.
@@ -19,7 +18,8 @@ pub(crate) struct ExampleFiles {
 
 impl ExampleFiles {
     #[track_caller]
-    pub(crate) fn render(folder: &Path, mirror: SocketAddr) -> Self {
+    pub(crate) fn render(folder: &Path, mirror: impl ToString) -> Self {
+        let mirror = mirror.to_string();
         for path in files_under(&examples_folder()) {
             let text = fs::read_to_string(&path).expect("an example is UTF-8 text");
             let name = path
@@ -27,7 +27,7 @@ impl ExampleFiles {
                 .expect("it is in that folder");
             let target = folder.join(name);
             fs::create_dir_all(target.parent().expect("it is in a folder")).expect("create");
-            fs::write(target, text.replace(ADDRESS, &mirror.to_string())).expect("write");
+            fs::write(target, text.replace(ADDRESS, &mirror)).expect("write");
         }
         Self {
             folder: folder.to_owned(),

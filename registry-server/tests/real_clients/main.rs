@@ -28,6 +28,17 @@ fn containerd_through_hosts_toml() {
 }
 
 #[test]
+fn containerd_passes_by_a_mirror_that_does_not_know_the_registry() {
+    if requirements::are_met("containerd", &containerd::PROGRAMS) {
+        let scene = Scene::start();
+        scene.pull_all_from_unknown_registries(&Ctr::start(&scene, "cold"));
+        let log = scene.mirror.output();
+        assert!(log.contains("unknown-upstream"), "the mirror was not asked");
+        scene.finish();
+    }
+}
+
+#[test]
 fn kubelet_through_config_path() {
     let programs = [&containerd::PROGRAMS[..], &containerd::CRI_PROGRAMS].concat();
     if requirements::are_met("kubelet", &programs) {

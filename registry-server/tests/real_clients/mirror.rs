@@ -44,6 +44,11 @@ impl Mirror {
         Self { address, process }
     }
 
+    /// What it printed and logged so far.
+    pub(crate) fn output(&self) -> String {
+        self.process.output()
+    }
+
     /// Ends it with SIGTERM, as a service manager does; panics where that is not a success.
     #[track_caller]
     pub(crate) fn stop(self) {

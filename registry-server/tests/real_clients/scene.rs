@@ -17,8 +17,9 @@ const SINGLE: (&str, &str) = ("library/app", "latest");
 const MULTI: (&str, &str) = ("team/tool", "1.0");
 
 /// An image under its public name.
+#[derive(Clone)]
 pub(crate) struct Published {
-    pub(crate) registry: &'static str,
+    pub(crate) registry: String,
     pub(crate) repository: &'static str,
     pub(crate) tag: &'static str,
     pub(crate) content: Content,
@@ -39,12 +40,13 @@ pub(crate) trait Client {
 
 /// See the module.
 pub(crate) struct Scene {
-    pub(crate) workshop: Workshop,
     pub(crate) examples: ExampleFiles,
     pub(crate) mirror: Mirror,
     mirror_options: MirrorOptions,
     published: Vec<Published>,
     origins: Vec<Origin>,
+    // Dropped last: the others write into its folder, and show what they wrote when a test fails.
+    pub(crate) workshop: Workshop,
 }
 
 impl Scene {
@@ -65,7 +67,7 @@ impl Scene {
                 };
                 origin.push(&workshop, &image, repository, tag);
                 published.push(Published {
-                    registry,
+                    registry: registry.to_owned(),
                     repository,
                     tag,
                     content: image.content,
@@ -115,6 +117,26 @@ impl Scene {
         for published in &self.published {
             let content = client.pull(self, published);
             assert_eq!(content, published.content, "{}", published.name());
+        }
+    }
+
+    /// Pulls every image by the address of the registry that holds it: a registry of which the mirror
+    /// knows nothing, although the client asks it first.
+    #[track_caller]
+    pub(crate) fn pull_all_from_unknown_registries(&self, client: &impl Client) {
+        for published in &self.published {
+            let (_, address) = self
+                .mirror_options
+                .upstreams
+                .iter()
+                .find(|(name, _)| *name == published.registry)
+                .expect("every image is of one of the registries");
+            let direct = Published {
+                registry: address.to_string(),
+                ..published.clone()
+            };
+            let content = client.pull(self, &direct);
+            assert_eq!(content, published.content, "{}", direct.name());
         }
     }
 

@@ -1,10 +1,12 @@
 //! What no client can try out here, or would be silent about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use registry_server::config::Config;
 use registry_server::hosts_toml::hosts_toml;
 use serde::Deserialize;
+use tempfile::TempDir;
 use toml::{Table, Value};
 
 use super::*;
@@ -205,6 +207,35 @@ fn docker_is_given_a_url_without_a_path() {
     assert_eq!(daemon.registry_mirrors, [format!("http://{ADDRESS}")]);
 }
 
+/// What the README tells users to type does what the tests do.
+#[test]
+fn the_command_of_the_readme_changes_every_address() {
+    let page = example("README.md");
+    let command = shell_blocks(&page).find(|block| block.contains("sed"));
+    let command = command.expect("the README has a command for the address");
+    let (typed, expected) = (folder(), folder());
+    ExampleFiles::render(typed.path(), ADDRESS);
+    ExampleFiles::render(expected.path(), "mirror.internal:5000");
+    let status = Command::new("sh")
+        .args(["-c", command])
+        .current_dir(typed.path())
+        .status();
+    assert!(status.expect("start a shell").success(), "{command}");
+    for path in files_under(expected.path()) {
+        let name = path.strip_prefix(expected.path()).expect("it is in there");
+        // The page itself tells where the command finds the address.
+        if name != Path::new("README.md") {
+            let changed = read(&typed.path().join(name));
+            assert_eq!(changed, read(&path), "{}", name.display());
+            assert!(!changed.contains(ADDRESS), "{}", name.display());
+        }
+    }
+}
+
+fn folder() -> TempDir {
+    TempDir::new().expect("create a folder")
+}
+
 /// What a reader copies out of a page is what the tests run.
 #[test]
 fn pages_quote_the_examples_to_the_letter() {
@@ -236,11 +267,19 @@ fn pages_quote_the_examples_to_the_letter() {
 
 /// The fenced blocks in a language of configuration files.
 fn configuration_blocks(page: &str) -> impl Iterator<Item = &str> {
+    blocks_in(page, &["toml", "yaml", "json"])
+}
+
+fn shell_blocks(page: &str) -> impl Iterator<Item = &str> {
+    blocks_in(page, &["sh"])
+}
+
+fn blocks_in<'a>(page: &'a str, languages: &[&str]) -> impl Iterator<Item = &'a str> {
     let parts = page.split("\n```").skip(1).step_by(2);
     parts.filter_map(|block| {
         let (language, body) = block.split_once('\n')?;
         let language = language.split_whitespace().next().unwrap_or_default();
-        matches!(language, "toml" | "yaml" | "json").then(|| body.trim())
+        languages.contains(&language).then(|| body.trim())
     })
 }
 
