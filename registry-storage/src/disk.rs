@@ -47,7 +47,7 @@ impl DiskStore {
     /// Opens a data folder, and makes it if it is not there.
     ///
     /// The time it takes does not grow with what is stored, except where the index has to be made
-    /// anew: then it grows with the number of blobs.
+    /// anew: then it grows with the number of blobs, manifests and their links.
     ///
     /// # Errors
     ///
@@ -366,7 +366,7 @@ impl LinkStore for DiskStore {
         links: Vec<Link>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let origin = origin.clone();
-        let link = move |folder: &Folder| folder.index.link(&origin, &links);
+        let link = move |folder: &Folder| folder.link(&origin, &links);
         Box::pin(self.shared.blocking(StoreOperation::Index, link))
     }
 
@@ -376,7 +376,7 @@ impl LinkStore for DiskStore {
         target: LinkTarget,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         let origin = origin.clone();
-        let unlink = move |folder: &Folder| folder.index.unlink(&origin, target);
+        let unlink = move |folder: &Folder| folder.unlink(&origin, target);
         Box::pin(self.shared.blocking(StoreOperation::Index, unlink))
     }
 

@@ -13,6 +13,9 @@ use tempfile::NamedTempFile;
 /// to sweep.
 pub(crate) const PARTIAL_PREFIX: &str = "fill-";
 
+/// What the name of the file that lists a manifest's origins ends with.
+const ORIGINS_SUFFIX: &str = ".origins";
+
 /// The folders that content is in, by what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -78,6 +81,13 @@ impl Layout {
         shelf.join(&encoded[..2]).join(encoded)
     }
 
+    /// The file that lists the origins of a manifest, beside the manifest's.
+    pub(crate) fn origins(&self, manifest: Digest) -> PathBuf {
+        let mut path = self.content(Kind::Manifest, manifest).into_os_string();
+        path.push(ORIGINS_SUFFIX);
+        path.into()
+    }
+
     /// Makes a folder for the file of some content, durably.
     pub(crate) fn make_place(&self, kind: Kind, digest: Digest) -> io::Result<()> {
         let file = self.content(kind, digest);
@@ -97,6 +107,11 @@ impl Layout {
 /// The digest whose file has this name.
 pub(crate) fn digest_of_name(algorithm: Algorithm, name: &str) -> Option<Digest> {
     Digest::parse(&format!("{}:{name}", algorithm.name())).ok()
+}
+
+/// The manifest whose origins are listed in the file of this name.
+pub(crate) fn manifest_of_origins(algorithm: Algorithm, name: &str) -> Option<Digest> {
+    digest_of_name(algorithm, name.strip_suffix(ORIGINS_SUFFIX)?)
 }
 
 /// Makes a folder that only this user may enter, and those it is in; one that is there is fine.

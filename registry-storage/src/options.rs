@@ -17,6 +17,9 @@ pub(crate) const SPACE_CHECK_BYTES: u64 = 16 << 20;
 pub(crate) const DAMAGED_KEPT_MAX: usize = 2;
 /// Rows that a rebuild writes at a time.
 pub(crate) const REBUILD_BATCH_ENTRIES: usize = 1_000;
+/// Size of the file that lists the origins of one manifest: some hundred of them. Those beyond are
+/// not listed, and lose their links with the index.
+pub(crate) const SIDECAR_BYTES_MAX: u64 = 64 << 10;
 /// Locks that calls about one digest take turns by. Two digests share one with a chance of one in
 /// this many, and then only wait for each other.
 pub(crate) const TURNS: usize = 256;

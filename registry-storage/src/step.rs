@@ -34,6 +34,16 @@ pub enum Step {
     ManifestRenamed,
     /// A manifest was removed.
     ManifestRemoved,
+    /// Rows of links were recorded.
+    LinksRecorded,
+    /// An origin was listed beside a manifest.
+    OriginListed,
+    /// An origin is no longer listed beside a manifest, durably.
+    OriginWithdrawn,
+    /// The row of a link was removed, and is off the disk.
+    LinkRemoved,
+    /// The file that lists a manifest's origins was removed.
+    OriginsRemoved,
 }
 
 /// Who is told of steps: nobody, or a test.

@@ -15,7 +15,7 @@ use registry_core::{
     Algorithm, Digest, Hasher, LinkTarget, Manifest, MediaType, StoreError, StoreOperation,
 };
 
-use super::Folder;
+use super::{Folder, sidecar};
 use crate::layout::{Kind, found};
 use crate::step::Step;
 
@@ -80,10 +80,15 @@ impl Folder {
 
     /// Removes a manifest; whether it was there.
     pub(crate) fn remove_manifest(&self, digest: Digest) -> Result<bool, StoreError> {
+        let failed = |source| StoreError::io(StoreOperation::Remove, source);
         let _turn = self.turn(digest);
         self.manifests.remove(&digest);
-        let removed = found(fs::remove_file(self.layout.content(Kind::Manifest, digest)))
-            .map_err(|source| StoreError::io(StoreOperation::Remove, source))?;
+        // First: what lists origins never outlives a manifest that was removed.
+        if sidecar::remove(&self.layout.origins(digest)).map_err(failed)? {
+            self.step(Step::OriginsRemoved);
+        }
+        let removed = found(fs::remove_file(self.layout.content(Kind::Manifest, digest)));
+        let removed = removed.map_err(failed)?;
         self.step(Step::ManifestRemoved);
         if removed.is_none() {
             return Ok(false);
@@ -93,8 +98,9 @@ impl Folder {
         Ok(true)
     }
 
-    /// Reads a manifest's file, in its turn, and removes one that does not prove itself.
-    fn load_manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
+    /// Reads a manifest's file, in its turn, and removes one that does not prove itself. Its
+    /// origins stay listed: its links stand, and the next fetch of it heals what they are worth.
+    pub(super) fn load_manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
         let path = self.layout.content(Kind::Manifest, digest);
         let bytes = found(fs::read(&path))
             .map_err(|source| StoreError::io(StoreOperation::Read, source))?;
@@ -120,7 +126,7 @@ fn header(media_type: &MediaType) -> String {
 }
 
 /// What a manifest's file holds, if it is what its name says.
-fn parse(file: &Bytes, digest: Digest) -> Option<Manifest> {
+pub(super) fn parse(file: &Bytes, digest: Digest) -> Option<Manifest> {
     let end = file.iter().position(|&byte| byte == b'\n')?;
     let line = std::str::from_utf8(&file[..end]).ok()?;
     let (media_type, _) = line.split_once(' ')?;

@@ -5,9 +5,11 @@
 //! back to one that does before they draw a conclusion from what does not agree.
 
 mod blobs;
+mod links;
 mod manifests;
 mod open;
 mod repair;
+mod sidecar;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 use registry_core::{Algorithm, Digest, StoreError};
 use rustix::io::Errno;
 
+use super::links::links_of;
+use super::sidecar::Sidecar;
+use super::{manifests, sidecar};
 use crate::error::OpenError;
 use crate::format::{FORMAT, FormatFile};
 use crate::index::Index;
 use crate::index::keys::BlobRow;
-use crate::layout::{Kind, Layout, digest_of_name, found, sync_folder};
+use crate::layout::{Kind, Layout, digest_of_name, found, manifest_of_origins, sync_folder};
 use crate::options::{DAMAGED_KEPT_MAX, DiskOptions, REBUILD_BATCH_ENTRIES};
 
-/// How the index was made anew. What only the index knows is lost: tags, access times, and which
-/// content may be served in which repository, which costs one HEAD upstream each (I5).
+/// How the index was made anew. What only the index knows is lost: tags, access times, and links
+/// that came without a manifest, which cost one HEAD upstream each (I5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rebuilt {
@@ -24,6 +27,9 @@ pub struct Rebuilt {
     pub cause: String,
     /// Blobs that were found. Each is hashed before it is first opened.
     pub blobs: u64,
+    /// Links that were restored: those of the manifests that are kept, and of all that they name,
+    /// each in the origins that it was linked in before.
+    pub links: u64,
     /// Where the former index is now, if there was one.
     pub set_aside: Option<PathBuf>,
 }
@@ -47,24 +53,28 @@ pub(super) fn open_index(
         }
     };
     let blobs = rebuild(layout, &index)?;
+    let links = restore_links(layout, &index)?;
     // Only now: until it is rebuilt, the next start has to do it.
     found(fs::remove_file(layout.index_suspect()))
         .map_err(OpenError::unusable(layout.index_suspect()))?;
-    if format.is_none() && blobs == 0 {
+    if format.is_none() && blobs == 0 && links == 0 {
         // A new folder.
         return Ok((index, epoch, None));
     }
     tracing::warn!(
         cause,
         blobs,
+        links,
         set_aside = set_aside
             .as_ref()
             .map(|path| tracing::field::display(path.display())),
-        "the index was made anew from the files: tags, access times and links are lost"
+        "the index was made anew from the files: tags, access times and links that came without a \
+         manifest are lost"
     );
     let rebuilt = Rebuilt {
         cause,
         blobs,
+        links,
         set_aside,
     };
     Ok((index, epoch, Some(rebuilt)))
@@ -100,7 +110,7 @@ fn examine(
     });
     let (index, identity) = match opened {
         Ok(opened) => opened,
-        Err(error) if is_passing(&error) => return Err(index_error(layout)(error)),
+        Err(error) if is_no_fault_of_index(&error) => return Err(index_error(layout)(error)),
         Err(error) => return damaged(&chain(&error)),
     };
     match (identity.format, format) {
@@ -117,28 +127,30 @@ fn examine(
     }
 }
 
-/// Whether an error is of the moment or of the machine, rather than of the index: then nothing is
-/// thrown away for it.
-fn is_passing(error: &StoreError) -> bool {
-    use io::ErrorKind as Kind;
-    const NO_MORE_FILES: [Errno; 2] = [Errno::MFILE, Errno::NFILE];
+fn is_no_fault_of_index(error: &StoreError) -> bool {
     match error {
         StoreError::NoSpace { .. } => true,
-        StoreError::Io { source, .. } => {
-            matches!(
-                source.kind(),
-                Kind::WouldBlock
-                    | Kind::PermissionDenied
-                    | Kind::ReadOnlyFilesystem
-                    | Kind::OutOfMemory
-                    | Kind::ResourceBusy
-                    | Kind::TimedOut
-            ) || NO_MORE_FILES
-                .iter()
-                .any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
-        }
+        StoreError::Io { source, .. } => is_passing(source),
         _ => false,
     }
+}
+
+/// Whether an error is of the moment or of the machine, rather than of what was read: then nothing
+/// is thrown away for it.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    const NO_MORE_FILES: [Errno; 2] = [Errno::MFILE, Errno::NFILE];
+    matches!(
+        error.kind(),
+        Kind::WouldBlock
+            | Kind::PermissionDenied
+            | Kind::ReadOnlyFilesystem
+            | Kind::OutOfMemory
+            | Kind::ResourceBusy
+            | Kind::TimedOut
+    ) || NO_MORE_FILES
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// An error and its sources in one line.
@@ -225,6 +237,54 @@ fn row_of(algorithm: Algorithm, file: &Path) -> Result<Option<(Digest, BlobRow)>
         is_proven: false,
     };
     Ok(meta.is_file().then_some((digest, row)))
+}
+
+/// Links every manifest that is kept, and all that it names, in the origins that are listed beside
+/// it. Gives the number of links. One manifest's are in memory at a time.
+fn restore_links(layout: &Layout, index: &Index) -> Result<u64, OpenError> {
+    let mut restored = 0;
+    for &algorithm in Algorithm::ALL {
+        for folder in entries(&layout.shelf(Kind::Manifest, algorithm))? {
+            for file in entries(&folder)? {
+                let name = file.file_name().and_then(|name| name.to_str());
+                let digest = name.and_then(|name| manifest_of_origins(algorithm, name));
+                if let Some(digest) = digest.filter(|digest| layout.origins(*digest) == file) {
+                    restored += restore_manifest(layout, index, digest)?;
+                }
+            }
+        }
+    }
+    Ok(restored)
+}
+
+/// The same for one manifest. A list beside none, or beside one that is damaged, is removed: what
+/// it stood for is unknown.
+fn restore_manifest(layout: &Layout, index: &Index, digest: Digest) -> Result<u64, OpenError> {
+    let path = layout.origins(digest);
+    let read = || -> io::Result<_> {
+        let file = found(fs::read(layout.content(Kind::Manifest, digest)))?;
+        let manifest = file.and_then(|file| manifests::parse(&file.into(), digest));
+        let Some(manifest) = manifest else {
+            sidecar::remove(&path)?;
+            return Ok(None);
+        };
+        Ok(Some((manifest, Sidecar::read(layout, digest)?.origins())))
+    };
+    let (manifest, origins) = match read() {
+        Ok(Some(read)) => read,
+        Ok(None) => return Ok(0),
+        Err(error) if is_passing(&error) => return Err(OpenError::unusable(path)(error)),
+        Err(error) => {
+            tracing::warn!(%digest, %error, "the links of a manifest are lost");
+            return Ok(0);
+        }
+    };
+    let links = links_of(&manifest);
+    let mut restored = 0;
+    for origin in origins {
+        restored += index.link(&origin, &links).map_err(index_error(layout))?;
+    }
+    Ok(restored)
 }
 
 /// What is in a folder; nothing where there is no such folder.

@@ -1,5 +1,7 @@
 //! What is done with the rows, one method a question.
 
+use std::collections::BTreeMap;
+
 use registry_core::{
     BlobStat, Digest, Link, LinkTarget, Origin, StoreError, Tag, TagRecord, Timestamp, UpstreamId,
 };
@@ -174,22 +176,32 @@ impl Index {
         }))
     }
 
-    pub(crate) fn link(&self, origin: &Origin, links: &[Link]) -> Result<(), StoreError> {
+    /// Links all of `links`, or none; how many of them were not there. What is there as it should
+    /// be is not written again.
+    pub(crate) fn link(&self, origin: &Origin, links: &[Link]) -> Result<u64, StoreError> {
+        // Of two about one target the last stands, but none undoes a size.
+        let mut wanted: BTreeMap<LinkTarget, Option<u64>> = BTreeMap::new();
+        for Link { target, size } in links {
+            let known = wanted.entry(*target).or_default();
+            *known = size.or(*known);
+        }
         let _linking = lock(&self.linking);
         let mut batch = sled::Batch::default();
-        // Of two in one batch the last stands: those without a size first, so that none of them
-        // undoes a size.
-        for Link { target, .. } in links.iter().filter(|link| link.size.is_none()) {
-            if self.linked(origin, *target)?.is_none() {
-                batch.insert(keys::link_key(origin, *target), &[]);
+        let (mut added, mut written) = (0, 0);
+        for (target, size) in wanted {
+            let former = self.linked(origin, target)?;
+            added += u64::from(former.is_none());
+            if former.is_none_or(|former| size.is_some() && size != former.size) {
+                let value = size.map(u64::to_be_bytes);
+                let value = value.as_ref().map_or(&[][..], |size| &size[..]);
+                batch.insert(keys::link_key(origin, target), value);
+                written += 1;
             }
         }
-        for Link { target, size } in links {
-            if let Some(size) = size {
-                batch.insert(keys::link_key(origin, *target), &size.to_be_bytes());
-            }
+        if written > 0 {
+            self.write(|trees| trees.links.apply_batch(batch))?;
         }
-        self.write(|trees| trees.links.apply_batch(batch))
+        Ok(added)
     }
 
     pub(crate) fn unlink(&self, origin: &Origin, target: LinkTarget) -> Result<bool, StoreError> {
