@@ -16,7 +16,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{FutureExt as _, TryStreamExt as _};
 use registry_core::testing::content::{digest_of, put_blob, read_body, sample};
-use registry_core::{BlobStat, BlobStore, Digest, Manifest, ManifestStore, MediaType};
+use registry_core::{
+    BlobStat, BlobStore, Digest, Link, LinkStore, LinkTarget, Manifest, ManifestStore, MediaType,
+    Origin, Repository, UpstreamId,
+};
 use registry_storage::testing::Step;
 use registry_storage::{DiskOptions, DiskStore};
 use tempfile::TempDir;
@@ -242,6 +245,148 @@ async fn a_manifest_is_whole_or_nothing_after_every_step() {
     {
         let store = reopen(&copy, &format!("{step:?}")).await;
         assert_eq!(store.manifest(digest).await.unwrap(), None, "{step:?}");
+    }
+}
+
+fn origin(repository: &str) -> Origin {
+    Origin::new(
+        UpstreamId::parse("ghcr.io").unwrap(),
+        Repository::parse(repository).unwrap(),
+    )
+}
+
+/// A manifest that names two blobs, and the three links that it comes with.
+fn linked_manifest() -> (Manifest, Vec<Link>) {
+    let layers = [1, 2].map(|n| format!(r#"{{"digest":"{}","size":{n}}}"#, digest_of(&[n])));
+    let bytes = format!(r#"{{"layers":[{}]}}"#, layers.join(","));
+    let manifest = Manifest::of_bytes(None, bytes.into()).unwrap();
+    let mut links = manifest.links();
+    links.push(Link {
+        target: LinkTarget::Manifest(manifest.digest()),
+        size: Some(manifest.descriptor().size),
+    });
+    (manifest, links)
+}
+
+/// How many of `links` are there; each is as it was made.
+async fn count_linked(store: &DiskStore, at: &Origin, links: &[Link]) -> usize {
+    let mut count = 0;
+    for link in links {
+        let found = store.linked(at, link.target).await.unwrap();
+        assert!(found.is_none_or(|found| found == *link));
+        count += usize::from(found.is_some());
+    }
+    count
+}
+
+/// The same copy after a loss of its index.
+async fn reopen_without_index(data: &Path) -> DiskStore {
+    fs::remove_dir_all(data.join("index")).unwrap();
+    let store = DiskStore::open(data).await.unwrap();
+    assert!(store.recovery().rebuilt.is_some());
+    store
+}
+
+fn steps_of(copies: &[(Option<Step>, PathBuf)]) -> Vec<Step> {
+    copies.iter().filter_map(|(step, _)| *step).collect()
+}
+
+/// A crash while a manifest is linked costs a HEAD, whether the index is lost then or not, and
+/// grants nothing anywhere else.
+#[tokio::test]
+async fn links_of_a_manifest_are_all_or_nothing_after_every_step() {
+    for flush_index in [false, true] {
+        let watched = Watched::open(flush_index).await;
+        let (manifest, links) = linked_manifest();
+        watched.store.put_manifest(manifest).await.unwrap();
+        let (here, there) = (origin("here"), origin("there"));
+        let link = watched.store.link(&here, links.clone());
+        let copies = watched.copies_of(link.map(|linked| linked.unwrap())).await;
+        assert_eq!(steps_of(&copies), [Step::LinksRecorded, Step::OriginListed]);
+        for (step, copy) in copies {
+            let at = format!("flush_index {flush_index}, {step:?}");
+            let store = reopen(&copy, &at).await;
+            let found = count_linked(&store, &here, &links).await;
+            assert_eq!(found, if flush_index { 3 } else { 0 }, "{at}");
+            assert_eq!(count_linked(&store, &there, &links).await, 0, "{at}");
+            store.close().await.unwrap();
+
+            let store = reopen_without_index(&copy).await;
+            let is_listed = step != Some(Step::LinksRecorded);
+            let found = count_linked(&store, &here, &links).await;
+            assert_eq!(found, if is_listed { 3 } else { 0 }, "{at}");
+            assert_eq!(count_linked(&store, &there, &links).await, 0, "{at}");
+
+            // And whatever it is, it can be linked again, for good.
+            store.link(&here, links.clone()).await.unwrap();
+            store.close().await.unwrap();
+            let store = reopen_without_index(&copy).await;
+            assert_eq!(count_linked(&store, &here, &links).await, 3, "{at}");
+        }
+    }
+}
+
+/// No crash, and no loss of the index after it, brings back a link that was removed; one whose
+/// removal was not yet told may be there, but not come and go.
+#[tokio::test]
+async fn a_removed_link_never_comes_back() {
+    for flush_index in [false, true] {
+        let watched = Watched::open(flush_index).await;
+        let (manifest, links) = linked_manifest();
+        let target = LinkTarget::Manifest(manifest.digest());
+        watched.store.put_manifest(manifest).await.unwrap();
+        let (here, kept) = (origin("here"), origin("kept"));
+        for at in [&here, &kept] {
+            watched.store.link(at, links.clone()).await.unwrap();
+        }
+        // Which flushes the index.
+        put_blob(&watched.store, &sample(10, 1)).await.unwrap();
+        let unlink = watched.store.unlink(&here, target);
+        let copies = watched.copies_of(unlink.map(|removed| assert!(removed.unwrap())));
+        let copies = copies.await;
+        assert_eq!(
+            steps_of(&copies),
+            [Step::OriginWithdrawn, Step::LinkRemoved]
+        );
+        for (step, copy) in copies {
+            let at = format!("flush_index {flush_index}, {step:?}");
+            let store = reopen(&copy, &at).await;
+            let is_there = step == Some(Step::OriginWithdrawn);
+            let found = store.linked(&here, target).await.unwrap();
+            assert_eq!(found.is_some(), is_there, "{at}");
+            assert_eq!(count_linked(&store, &kept, &links).await, 3, "{at}");
+            store.close().await.unwrap();
+
+            let store = reopen_without_index(&copy).await;
+            assert_eq!(count_linked(&store, &here, &links).await, 0, "{at}");
+            assert_eq!(count_linked(&store, &kept, &links).await, 3, "{at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_removed_manifest_leaves_no_origins() {
+    let watched = Watched::open(false).await;
+    let (manifest, links) = linked_manifest();
+    let (digest, here) = (manifest.digest(), origin("here"));
+    watched.store.put_manifest(manifest.clone()).await.unwrap();
+    watched.store.link(&here, links.clone()).await.unwrap();
+    let remove = watched.store.remove_manifest(digest);
+    let copies = watched.copies_of(remove.map(|removed| assert!(removed.unwrap())));
+    let copies = copies.await;
+    assert_eq!(
+        steps_of(&copies),
+        [Step::OriginsRemoved, Step::ManifestRemoved]
+    );
+    for (step, copy) in copies {
+        let store = reopen_without_index(&copy).await;
+        let left = files_under(&copy.join("manifests")).len();
+        assert_eq!(left, usize::from(step == Some(Step::OriginsRemoved)));
+        // Kept again, it is not linked by that.
+        store.put_manifest(manifest.clone()).await.unwrap();
+        store.close().await.unwrap();
+        let store = reopen_without_index(&copy).await;
+        assert_eq!(count_linked(&store, &here, &links).await, 0, "{step:?}");
     }
 }
 

@@ -11,14 +11,15 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use registry_core::testing::content::{digest_of, put_blob, put_blob_as, read_body, sample};
 use registry_core::{
-    Algorithm, BlobStat, BlobStore as _, Digest, Manifest, ManifestStore as _, MediaType,
+    Algorithm, BlobStat, BlobStore as _, Digest, Link, LinkStore as _, LinkTarget, Manifest,
+    ManifestStore as _, MediaType, Origin, Repository, UpstreamId,
 };
 use registry_storage::{DiskStore, Rebuilt};
 use tempfile::TempDir;
 
 /// Enough rows for the index to have several segments.
 const BLOBS: u64 = 20;
-const FILLER_TAGS: u32 = 6_000;
+const FILLER_LINKS: u32 = 6_000;
 
 struct Stored {
     dir: TempDir,
@@ -76,15 +77,23 @@ async fn stored() -> Stored {
         blobs.push((put.unwrap(), bytes));
     }
     let mut manifests = Vec::new();
-    for kind in [
-        MediaType::OCI_MANIFEST,
-        MediaType::DOCKER_MANIFEST,
-        "application/x",
+    for (kind, names) in [
+        (MediaType::OCI_MANIFEST, &blobs[..4]),
+        (MediaType::DOCKER_MANIFEST, &blobs[3..6]),
+        ("application/x", &[]),
     ] {
         let kind = MediaType::parse(kind).unwrap();
-        let bytes = format!(r#"{{"test": "{kind}"}}"#);
+        let named = |(digest, bytes): &(Digest, Bytes)| {
+            format!(r#"{{"digest": "{digest}", "size": {}}}"#, bytes.len())
+        };
+        let names: Vec<String> = names.iter().map(named).collect();
+        let bytes = format!(r#"{{"test": "{kind}", "blobs": [{}]}}"#, names.join(", "));
         let manifest = Manifest::of_bytes(Some(&kind), bytes.into()).unwrap();
         store.put_manifest(manifest.clone()).await.unwrap();
+        store
+            .link(&origin("org/app"), links_of(&manifest))
+            .await
+            .unwrap();
         manifests.push(manifest);
     }
     fill_index(&store).await;
@@ -96,17 +105,34 @@ async fn stored() -> Stored {
     }
 }
 
-async fn fill_index(store: &DiskStore) {
-    use registry_core::{Link, LinkStore as _, LinkTarget, Origin, Repository, UpstreamId};
-    let origin = Origin::new(
+/// Links that the manifests come with: of three manifests, and of the six blobs that they name.
+const LINKS: u64 = 9;
+
+fn origin(repository: &str) -> Origin {
+    Origin::new(
         UpstreamId::parse("ghcr.io").unwrap(),
-        Repository::parse("org/app").unwrap(),
-    );
-    let links = (0..FILLER_TAGS).map(|n| Link {
+        Repository::parse(repository).unwrap(),
+    )
+}
+
+fn links_of(manifest: &Manifest) -> Vec<Link> {
+    let mut links = manifest.links();
+    links.push(Link {
+        target: LinkTarget::Manifest(manifest.digest()),
+        size: Some(manifest.descriptor().size),
+    });
+    links
+}
+
+async fn fill_index(store: &DiskStore) {
+    let links = (0..FILLER_LINKS).map(|n| Link {
         target: LinkTarget::Blob(digest_of(&n.to_le_bytes())),
         size: Some(u64::from(n)),
     });
-    store.link(&origin, links.collect()).await.unwrap();
+    store
+        .link(&origin("org/app"), links.collect())
+        .await
+        .unwrap();
 }
 
 /// Everything that was stored is there: listed, told of and given out.
@@ -128,6 +154,12 @@ async fn assert_all_there(store: &DiskStore, stored: &Stored, at: &str) {
     for manifest in &stored.manifests {
         let found = store.manifest(manifest.digest()).await.unwrap();
         assert_eq!(found.as_ref(), Some(manifest), "{at}");
+        for link in links_of(manifest) {
+            for (repository, linked) in [("org/app", Some(link)), ("org/ap", None)] {
+                let found = store.linked(&origin(repository), link.target).await;
+                assert_eq!(found.unwrap(), linked, "{at}");
+            }
+        }
     }
     assert_eq!(store.forgotten(), 0, "{at}");
 }
@@ -228,10 +260,13 @@ async fn a_damaged_index_is_made_anew() {
         let rebuilt = store.recovery().rebuilt.clone();
         // Damage to what the log of the index does not need, or no longer, is none.
         if let Some(Rebuilt {
-            blobs, set_aside, ..
+            blobs,
+            links,
+            set_aside,
+            ..
         }) = rebuilt
         {
-            assert_eq!(blobs, BLOBS, "{at}");
+            assert_eq!((blobs, links), (BLOBS, LINKS), "{at}");
             assert!(set_aside.unwrap().is_dir(), "{at}");
         } else {
             assert!(at.starts_with("maybe"), "{at}: not noticed");

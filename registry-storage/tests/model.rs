@@ -1,8 +1,10 @@
 //! Random sequences of calls give on the disk what they give in memory, through any number of
-//! closings, drops and losses of the index in between.
+//! closings, drops and losses of the index in between; after such a loss, links that came with a
+//! manifest are there and others are not.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,6 +40,8 @@ enum Call {
     Link(u8, Vec<(u8, Option<u64>)>),
     Linked(u8, u8),
     Unlink(u8, u8),
+    /// Links a manifest and all that it names, as a pull does.
+    Grant(u8, u8),
     Origins(Option<u8>, Option<u8>, usize),
     Close,
     Drop,
@@ -46,6 +50,7 @@ enum Call {
 
 fn call() -> impl Strategy<Value = Call> {
     let few = || 0..4_u8;
+    let to = || 0..TARGETS;
     let range = prop_oneof![
         (0..3_000_u64, 0..3_000_u64).prop_map(|(a, b)| RangeRequest::FromTo {
             first: a.min(b),
@@ -70,16 +75,20 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (few(), few()).prop_map(|(at, tag)| Call::RemoveTag(at, tag)),
         2 => (few(), proptest::option::of(few()), 0..4_usize)
             .prop_map(|(at, after, limit)| Call::Tags(at, after, limit)),
-        4 => (few(), vec((few(), size), 0..4)).prop_map(|(at, links)| Call::Link(at, links)),
-        2 => (few(), few()).prop_map(|(at, to)| Call::Linked(at, to)),
-        2 => (few(), few()).prop_map(|(at, to)| Call::Unlink(at, to)),
+        4 => (few(), vec((to(), size), 0..4)).prop_map(|(at, links)| Call::Link(at, links)),
+        6 => (few(), few()).prop_map(|(at, n)| Call::Grant(at, n)),
+        6 => (few(), to()).prop_map(|(at, to)| Call::Linked(at, to)),
+        3 => (few(), to()).prop_map(|(at, to)| Call::Unlink(at, to)),
         2 => (proptest::option::of(few()), proptest::option::of(few()), 0..4_usize)
             .prop_map(|(upstream, after, limit)| Call::Origins(upstream, after, limit)),
         2 => Just(Call::Close),
         1 => Just(Call::Drop),
-        1 => Just(Call::LoseIndex),
+        2 => Just(Call::LoseIndex),
     ]
 }
+
+/// How many there are of [`target`].
+const TARGETS: u8 = 8;
 
 fn blob(n: u8) -> Bytes {
     sample([0, 1, 1_000, 2_500][usize::from(n)], n.into())
@@ -87,8 +96,33 @@ fn blob(n: u8) -> Bytes {
 
 fn manifest(n: u8, kind: u8) -> Manifest {
     let kind = MediaType::parse(&format!("application/x{kind}")).unwrap();
-    let bytes = format!(r#"{{"n":{n}}}"#);
+    let named = |digest: Digest, size: usize| format!(r#"{{"digest":"{digest}","size":{size}}}"#);
+    let of_blob = |n| named(digest_of(&blob(n)), blob(n).len());
+    let names = match n {
+        0 => String::new(),
+        1 => format!(r#","blobs":[{},{}]"#, of_blob(0), of_blob(1)),
+        2 => format!(r#","blobs":[{}]"#, of_blob(1)),
+        // An index: what it names may be asked for as a blob too, since no type is told.
+        _ => {
+            let images = [1, 2].map(|n| manifest(n, 0));
+            let images = images
+                .map(|it| named(it.digest(), it.bytes().len()))
+                .join(",");
+            format!(r#","manifests":[{images}]"#)
+        }
+    };
+    let bytes = format!(r#"{{"n":{n}{names}}}"#);
     Manifest::of_bytes(Some(&kind), bytes.into()).unwrap()
+}
+
+/// A manifest's own link, and those of what it names.
+fn links_of(manifest: &Manifest) -> Vec<Link> {
+    let mut links = manifest.links();
+    links.push(Link {
+        target: LinkTarget::Manifest(manifest.digest()),
+        size: Some(manifest.descriptor().size),
+    });
+    links
 }
 
 fn upstream(n: u8) -> UpstreamId {
@@ -105,8 +139,14 @@ fn tag(n: u8) -> Tag {
 }
 
 fn target(n: u8) -> LinkTarget {
-    let digest = digest_of(&[n / 2]);
-    [LinkTarget::Blob(digest), LinkTarget::Manifest(digest)][usize::from(n % 2)]
+    match n {
+        0..4 => LinkTarget::Manifest(manifest(n, 0).digest()),
+        4..6 => LinkTarget::Blob(digest_of(&blob(n - 4))),
+        // One that no manifest names.
+        6 => LinkTarget::Blob(digest_of(&blob(3))),
+        // A manifest's digest, but not the manifest.
+        _ => LinkTarget::Blob(manifest(1, 0).digest()),
+    }
 }
 
 fn record(n: u8) -> TagRecord {
@@ -183,6 +223,10 @@ async fn answer(stores: &Stores, call: &Call) -> String {
             });
             format!("{:?}", links.link(&origin(*at), to.collect()).await)
         }
+        Call::Grant(at, n) => {
+            let links_of = links_of(&manifest(*n, 0));
+            format!("{:?}", links.link(&origin(*at), links_of).await)
+        }
         Call::Linked(at, to) => format!("{:?}", links.linked(&origin(*at), target(*to)).await),
         Call::Unlink(at, to) => format!("{:?}", links.unlink(&origin(*at), target(*to)).await),
         Call::Origins(of, after, limit) => {
@@ -196,10 +240,13 @@ async fn answer(stores: &Stores, call: &Call) -> String {
     }
 }
 
-/// What only the index knows is in a memory of its own, which is lost with the index.
+/// What only the index knows is in a memory of its own, which is lost with the index; but for
+/// the links of manifests, which are made anew.
 struct Model {
     content: Arc<MemoryStore>,
     index: Arc<MemoryStore>,
+    /// Which manifests are listed in which origins.
+    listed: BTreeSet<(u8, u8)>,
 }
 
 impl Model {
@@ -207,7 +254,64 @@ impl Model {
         Self {
             content: Arc::default(),
             index: Arc::default(),
+            listed: BTreeSet::new(),
         }
+    }
+
+    /// Follows what a call does to what is listed.
+    async fn note(&mut self, call: &Call) {
+        match call {
+            Call::Link(at, to) => {
+                for n in to.iter().map(|(to, _)| *to).filter(|to| *to < 4) {
+                    self.list(n, *at).await;
+                }
+            }
+            Call::Grant(at, n) => {
+                // The manifest, and those that it names.
+                for n in if *n == 3 { vec![3, 1, 2] } else { vec![*n] } {
+                    self.list(n, *at).await;
+                }
+            }
+            Call::Unlink(at, to) => {
+                self.listed.remove(&(*to, *at));
+            }
+            Call::RemoveManifest(n) => self.listed.retain(|(listed, _)| listed != n),
+            _ => {}
+        }
+    }
+
+    /// Lists a manifest that is kept, if all of it is linked.
+    async fn list(&mut self, n: u8, at: u8) {
+        let Stores {
+            manifests, links, ..
+        } = self.stores();
+        let Some(manifest) = manifests.manifest(manifest(n, 0).digest()).await.unwrap() else {
+            return;
+        };
+        for link in links_of(&manifest) {
+            if links
+                .linked(&origin(at), link.target)
+                .await
+                .unwrap()
+                .is_none()
+            {
+                return;
+            }
+        }
+        self.listed.insert((n, at));
+    }
+
+    /// Gives how many links are made anew.
+    async fn lose_index(&mut self) -> u64 {
+        self.index = Arc::default();
+        let links = self.stores().links;
+        let mut restored = BTreeSet::new();
+        for (n, at) in &self.listed {
+            let of_manifest = links_of(&manifest(*n, 0));
+            restored.extend(of_manifest.iter().map(|link| (*at, link.target)));
+            links.link(&origin(*at), of_manifest).await.unwrap();
+        }
+        restored.len() as u64
     }
 
     fn stores(&self) -> Stores {
@@ -225,17 +329,19 @@ async fn run(dir: &Path, calls: &[Call]) -> TestCaseResult {
     let mut model = Model::new();
     let mut disk = Arc::new(DiskStore::open(dir).await.unwrap());
     for (n, call) in calls.iter().enumerate() {
+        let mut restored = None;
         match call {
             Call::Close => disk.close().await.unwrap(),
             Call::Drop => {}
             Call::LoseIndex => {
                 disk.close().await.unwrap();
                 std::fs::remove_dir_all(dir.join("index")).unwrap();
-                model.index = Arc::default();
+                restored = Some(model.lose_index().await);
             }
             call => {
                 let on_disk = answer(&Stores::of(Arc::clone(&disk)), call).await;
                 let in_memory = answer(&model.stores(), call).await;
+                model.note(call).await;
                 prop_assert_eq!(on_disk, in_memory, "call {}: {:?}", n, call);
                 continue;
             }
@@ -244,14 +350,8 @@ async fn run(dir: &Path, calls: &[Call]) -> TestCaseResult {
         disk = Arc::new(DiskStore::open(dir).await.unwrap());
         let recovery = disk.recovery();
         prop_assert_eq!((recovery.partial_swept, recovery.intents_settled), (0, 0));
-        let rebuilt = recovery.rebuilt.is_some();
-        prop_assert_eq!(
-            rebuilt,
-            matches!(call, Call::LoseIndex),
-            "call {}: {:?}",
-            n,
-            call
-        );
+        let rebuilt = recovery.rebuilt.as_ref().map(|rebuilt| rebuilt.links);
+        prop_assert_eq!(rebuilt, restored, "call {}: {:?}", n, call);
     }
     prop_assert_eq!(disk.forgotten(), 0);
     disk.close().await.unwrap();
