@@ -1,4 +1,4 @@
-//! Where things are in a data folder. Paths are made of parsed digests and fixed names only, so
+//! Where things are in a data folder, and how they are named. Paths are made of parsed digests and fixed names only, so
 //! none can lead out of the folder.
 
 use std::fs::{DirBuilder, File};

@@ -24,6 +24,7 @@
 //! | `index/` | sled: rows of blobs, intents, tags, links, access times (the keys are documented in `index/keys.rs`) |
 //! | `blobs/sha256/ab/abcd…` | committed blobs |
 //! | `manifests/sha256/ab/abcd…` | manifests: a line with the media type, then their bytes |
+//! | `manifests/sha256/ab/abcd….origins` | the origins that the manifest is linked in, one a line |
 //! | `partial/` | blobs being written; swept at start |
 //! | `index.suspect` | there where damage to the index was met while it was in use |
 //! | `index.damaged-…` | a damaged index that was set aside; the last two are kept |
@@ -68,15 +69,47 @@
 //! absent. That costs no sync while an image is being pulled, and they survive the loss of the
 //! index with their media types (I9, I10). Those asked for lately are kept in memory, verified.
 //!
+//! # Links
+//!
+//! A link is a row: that is what grants access (I5). A manifest that is linked together with all
+//! that it names, as each is that was pulled, has its origin listed beside its file too, so that a
+//! rebuild can make those rows anew. A line follows its rows and goes before the row of the
+//! manifest, so it never stands for what was not granted, or for what was removed:
+//!
+//! | Crash after | The link is, next | … and if the index is lost then |
+//! |---|---|---|
+//! | recording the rows, not flushed | absent: one HEAD | absent: one HEAD |
+//! | recording the rows, flushed | there | absent: one HEAD |
+//! | listing the origin | there, if the rows were flushed | there |
+//! | … and the power was cut | there, if the rows were flushed | there, if the line was written |
+//! | removal: taking the origin off the list, synced | there: the removal was not told | absent |
+//! | removal: removing the row, flushed | absent | absent |
+//!
+//! So linking costs no sync, and is all or nothing; removing a link is durable when it returns.
+//! Each line carries a proof that it is whole and of this manifest: one that is torn, damaged or
+//! another's is skipped. A list is bounded: a manifest in more origins than some hundred has the
+//! last of them in the index only. It is removed before its manifest is. A manifest that is found
+//! damaged leaves it, since its links stand, and the fetch that heals it heals what they are worth.
+//!
+//! A link of its own that was removed, to a layer say, comes back in a rebuild where a manifest
+//! that names it is linked there still: that alone grants it (I5), before the rebuild and after.
+//! Whoever wants it gone removes the link of the manifest.
+//!
 //! # The index can be thrown away (I10)
 //!
 //! An index that cannot be opened, that panics, that has lost its first records (the version) or
 //! its last ones (the *epoch*, counted up at each opening and closing in the index first and in
 //! `format` then) is set aside, and a new one is made of the files: see [`Recovery`]. Files are not
 //! hashed then, which could take hours, but each before it is first opened: what damaged the index
-//! may have damaged them. Lost are tags and access times, and links: content is confirmed
-//! upstream by one HEAD for each before it is served from its repository again (I5). A blob whose
-//! row alone was lost is found by its file when it is asked for, and proven in the same way.
+//! may have damaged them. Manifests that have origins listed are read, and verified; each is linked
+//! in these again, and all that it names: so whatever was pulled through a manifest is served by
+//! its digest as before, there and nowhere else, without a word upstream. Lost are tags, access
+//! times, and the links that came without a manifest: those cost one HEAD each (I5). So do links
+//! that were made before origins were listed: a folder without lists is as good as any, hence of
+//! the same version. A list beside no sound manifest is removed.
+//!
+//! A blob whose row alone was lost is found by its file when it is asked for, and proven in the
+//! same way.
 //!
 //! Whatever is no fault of the index (no space, no permission, too many open files) throws nothing
 //! away: opening fails and says why. A write that fails while the store is in use, as on a full

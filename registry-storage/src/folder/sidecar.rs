@@ -177,7 +177,11 @@ mod tests {
         let start = line(digest, &first).len() + 1;
         for cut in start..whole.len() {
             fs::write(layout.origins(digest), &whole[..cut]).unwrap();
-            assert_eq!(origins(&layout, digest), [first.clone()], "{cut}");
+            assert_eq!(
+                origins(&layout, digest),
+                std::slice::from_ref(&first),
+                "{cut}"
+            );
             assert!(append(&layout, digest, &next));
             assert_eq!(
                 origins(&layout, digest),
@@ -210,7 +214,11 @@ mod tests {
             "\u{fffd}".to_owned(),
         ] {
             fs::write(layout.origins(digest), format!("{bad}\n{line_of_mine}\n")).unwrap();
-            assert_eq!(origins(&layout, digest), [mine.clone()], "{bad:?}");
+            assert_eq!(
+                origins(&layout, digest),
+                std::slice::from_ref(&mine),
+                "{bad:?}"
+            );
         }
         let bits = line_of_mine.as_bytes();
         for flipped in 0..bits.len() * 8 {
