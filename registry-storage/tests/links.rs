@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use futures::future::join_all;
@@ -177,6 +178,11 @@ async fn what_stands_already_is_not_written_again() {
         let text = fs::read_to_string(data.origins_file(&image)).unwrap();
         assert_eq!(text.lines().count(), 1);
         assert!(text.starts_with("x a sha256:") && text.ends_with('\n'));
+        let mode = fs::metadata(data.origins_file(&image))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }
 
