@@ -139,8 +139,8 @@ fn recovered(recovery: &Recovery) -> String {
     let mut found = Vec::new();
     if let Some(rebuilt) = &recovery.rebuilt {
         found.push(format!(
-            "index rebuilt from {} blobs: {}",
-            rebuilt.blobs, rebuilt.cause
+            "index rebuilt from the files, with {} blobs and {} links: {}",
+            rebuilt.blobs, rebuilt.links, rebuilt.cause
         ));
     }
     if recovery.partial_swept > 0 {

@@ -1,5 +1,6 @@
 //! Without any upstream: the mirror starts, serves what it has, and says plainly what it has not.
 
+use std::path::Path;
 use std::time::Duration;
 
 use registry_server::Mirror;
@@ -9,14 +10,15 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::{End, Setup, UPSTREAM, blob_path, get, head, manifest_path, sha256};
 
-/// Starts over on the folder of an earlier mirror.
-async fn restart(setup: Setup) -> Setup {
+/// Starts over on the folder of an earlier mirror, after something was done to it.
+async fn restart(setup: Setup, between: impl FnOnce(&Path)) -> Setup {
     let Setup {
         origin,
         mirror,
         folder,
     } = setup;
     mirror.shutdown().await;
+    between(folder.path());
     let mirror = Mirror::builder()
         .data_dir(folder.path().join("data"))
         .upstream(UPSTREAM, &origin.url())
@@ -46,7 +48,7 @@ async fn cached_content_is_served_and_marked_stale_after_a_start_without_upstrea
     }
     setup.idle().await;
     setup.origin.stop().await;
-    let setup = restart(setup).await;
+    let setup = restart(setup, |_| {}).await;
     let mirror = setup.mirror.addr();
 
     let answer = get(mirror, &manifest_path("latest")).await;
@@ -96,6 +98,49 @@ async fn cached_content_is_served_and_marked_stale_after_a_start_without_upstrea
         assert!(!answer.error_code().is_empty());
         assert_eq!(head(mirror, &path).await.status, 502);
     }
+}
+
+/// I10: without its index and without its upstream, the mirror serves by digest all that it holds,
+/// where it was pulled and nowhere else.
+#[tokio::test]
+async fn the_index_can_be_thrown_away() {
+    let setup = Setup::new().await;
+    let image = setup
+        .origin
+        .add_image("library/app", "latest", &ImageSpec::new(1).layers(&[1000]));
+    get(setup.mirror.addr(), &manifest_path("latest")).await;
+    for blob in image.blobs() {
+        setup.blob(blob.digest).await;
+    }
+    setup.idle().await;
+    setup.origin.stop().await;
+    let lose_the_index =
+        |folder: &Path| std::fs::remove_dir_all(folder.join("data/index")).unwrap();
+    let setup = restart(setup, lose_the_index).await;
+    let mirror = setup.mirror.addr();
+    let answer = get(mirror, &manifest_path(image.root().digest)).await;
+    assert_eq!(
+        (answer.status(), sha256(&answer.body)),
+        (200, image.root().digest)
+    );
+    for blob in image.blobs() {
+        let answer = setup.blob(blob.digest).await;
+        assert_eq!(
+            (answer.end, sha256(&answer.body)),
+            (End::Whole, blob.digest)
+        );
+        let elsewhere = format!("/v2/library/other/blobs/{}?ns={UPSTREAM}", blob.digest);
+        assert_eq!(
+            get(mirror, &elsewhere).await.status(),
+            502,
+            "nobody can confirm it there"
+        );
+    }
+    assert_eq!(
+        get(mirror, &manifest_path("latest")).await.status(),
+        502,
+        "tags are lost"
+    );
 }
 
 /// An upstream that takes connections and never answers costs `tag_budget` and no more.
