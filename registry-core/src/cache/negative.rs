@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use super::freshness::{Freshness, assess};
 use crate::{Caller, Digest, LinkTarget, Origin, Tag, Timestamp};
 
 /// What was asked for, by whom: nobody's "not found" is another's.
@@ -49,15 +50,21 @@ impl Absent {
 
 /// A bounded table of absences; the oldest makes room.
 pub(super) struct NegativeCache {
-    until: HashMap<Absent, Timestamp>,
+    known: HashMap<Absent, Known>,
     oldest_first: VecDeque<Absent>,
     entries_max: usize,
+}
+
+/// When something was found to be absent, and for how long that is believed.
+struct Known {
+    at: Timestamp,
+    ttl: Duration,
 }
 
 impl NegativeCache {
     pub(super) fn new(entries_max: usize) -> Self {
         Self {
-            until: HashMap::new(),
+            known: HashMap::new(),
             oldest_first: VecDeque::new(),
             entries_max,
         }
@@ -68,19 +75,22 @@ impl NegativeCache {
         if ttl.is_zero() || self.entries_max == 0 {
             return;
         }
-        if self.until.insert(absent.clone(), now.after(ttl)).is_none() {
+        let known = Known { at: now, ttl };
+        if self.known.insert(absent.clone(), known).is_none() {
             self.oldest_first.push_back(absent);
         }
         while self.oldest_first.len() > self.entries_max {
             if let Some(oldest) = self.oldest_first.pop_front() {
-                self.until.remove(&oldest);
+                self.known.remove(&oldest);
             }
         }
     }
 
     /// Whether `absent` is remembered still.
     pub(super) fn holds(&self, absent: &Absent, now: Timestamp) -> bool {
-        self.until.get(absent).is_some_and(|until| now < *until)
+        self.known
+            .get(absent)
+            .is_some_and(|known| assess(known.at, known.ttl, now) == Freshness::Fresh)
     }
 }
 
@@ -105,6 +115,8 @@ mod tests {
         assert!(negative.holds(&absent("a"), at(1_099)));
         assert!(!negative.holds(&absent("a"), at(1_100)));
         assert!(!negative.holds(&absent("b"), at(1_000)));
+        // The clock was set back: nothing is known of its age.
+        assert!(!negative.holds(&absent("a"), at(999)));
         negative.remember(absent("b"), Duration::ZERO, at(1_000));
         assert!(!negative.holds(&absent("b"), at(1_000)));
     }
@@ -121,6 +133,6 @@ mod tests {
             .filter(|tag| negative.holds(&absent(tag), now))
             .collect();
         assert_eq!(held, ["b", "c"]);
-        assert_eq!(negative.until.len(), negative.oldest_first.len());
+        assert_eq!(negative.known.len(), negative.oldest_first.len());
     }
 }
