@@ -555,6 +555,156 @@ async fn head_asks_upstream_and_downloads_nothing() {
     );
 }
 
+/// What a manifest names is asked for all the same where it is not here; a fill tells its size.
+#[tokio::test]
+async fn head_and_get_agree_on_what_a_manifest_names() {
+    let mirror = Mirror::new();
+    let content = bytes(BLOB_BYTES);
+    let digest = Hasher::digest_of(registry_core::Algorithm::Sha256, &content);
+    let manifest = image("a", &[(digest, BLOB_BYTES)]);
+    mirror.one.add_manifest(&repository(), manifest.clone());
+    mirror.get(&manifest.digest().to_string()).await.unwrap();
+    let (origin, caller) = (one(), Caller::Anonymous);
+    let missing = mirror.cache.stat_blob(&origin, digest, &caller).await;
+    assert!(matches!(missing, Err(CacheError::NotFound)), "{missing:?}");
+    mirror.clock.advance(Limits::default().negative_ttl);
+    let gate = Gate::new();
+    let pieces = vec![
+        Piece::Bytes(content.slice(..1000)),
+        Piece::Wait(gate.clone()),
+        Piece::Bytes(content.slice(1000..)),
+    ];
+    let script = BodyScript::new(Some(BLOB_BYTES as u64), pieces);
+    mirror.one.once(Call::Blob, Act::Body(script));
+    let served = mirror.blob(&origin, digest, None).await.unwrap();
+    let told = mirror.cache.stat_blob(&origin, digest, &caller).await;
+    let told = told.unwrap();
+    assert_eq!(
+        (told.value, told.status),
+        (BLOB_BYTES as u64, CacheStatus::Follow)
+    );
+    assert_eq!(mirror.one.calls().stat_blob, 1);
+    gate.open();
+    assert!(read(served.value).await.unwrap() == content);
+}
+
+#[tokio::test]
+async fn a_manifest_and_an_upstream_that_disagree_on_a_size_are_an_error() {
+    let mirror = Mirror::new();
+    let digest = mirror.one.add_blob(&repository(), bytes(100));
+    let manifest = image("a", &[(digest, 99)]);
+    mirror.one.add_manifest(&repository(), manifest.clone());
+    mirror.get(&manifest.digest().to_string()).await.unwrap();
+    let error = mirror.blob(&one(), digest, None).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CacheError::Length {
+                expected: 99,
+                received: 100
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+/// Where nothing can be sent before the digest is known, the answer waits for it.
+#[tokio::test]
+async fn an_answer_within_the_tail_waits_for_the_verdict() {
+    let mirror = Mirror::new();
+    let digest = mirror.one.add_blob(&repository(), bytes(100));
+    let gate = Gate::new();
+    let wrong = bytes(101).slice(1..);
+    let pieces = vec![
+        Piece::Bytes(wrong.slice(..50)),
+        Piece::Wait(gate.clone()),
+        Piece::Bytes(wrong.slice(50..)),
+    ];
+    let script = BodyScript::new(Some(100), pieces);
+    mirror.one.once(Call::Blob, Act::Body(script));
+    let origin = one();
+    let mut client = Box::pin(mirror.blob(&origin, digest, None));
+    for _ in 0..100 {
+        assert!(futures::poll!(&mut client).is_pending());
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    let error = client.await.unwrap_err();
+    assert!(matches!(error, CacheError::Mismatch(_)), "{error:?}");
+}
+
+/// Fills that die again and again are not begun for ever.
+#[tokio::test]
+async fn after_some_fills_that_die_a_client_is_served_past_them() {
+    let mirror = Mirror::new();
+    let content = bytes(BLOB_BYTES);
+    let digest = mirror.one.add_blob(&repository(), content.clone());
+    let attempts = Limits::default().follow_attempts_max;
+    for _ in 0..attempts {
+        let script = BodyScript::new(Some(BLOB_BYTES as u64), vec![Piece::Panic]);
+        mirror.one.once(Call::Blob, Act::Body(script));
+    }
+    let served = mirror.blob(&one(), digest, None).await.unwrap();
+    let reason = BypassReason::FillsFailing;
+    assert_eq!(served.status, CacheStatus::Bypass(reason));
+    assert!(read(served.value).await.unwrap() == content);
+    assert_eq!(mirror.one.calls().blob, attempts as usize + 1);
+}
+
+/// A part that an upstream sends more of than was asked for ends where it was asked to, and one
+/// that it sends less of is cut.
+#[tokio::test]
+async fn a_range_that_is_passed_through_has_its_length() {
+    let content = bytes(BLOB_BYTES);
+    let size = Some(BLOB_BYTES as u64);
+    let range = RangeRequest::FromTo {
+        first: 900_000,
+        last: 900_099,
+    };
+    for (sent, is_whole) in [(900_000..901_000, true), (900_000..900_050, false)] {
+        let mirror = Mirror::with(UpstreamPolicy::default(), small_steps());
+        let digest = mirror.one.add_blob(&repository(), content.clone());
+        let gate = Gate::new();
+        let pieces = vec![
+            Piece::Bytes(content.slice(..1000)),
+            Piece::Wait(gate.clone()),
+            Piece::Bytes(content.slice(1000..)),
+        ];
+        let fill = BodyScript::new(size, pieces);
+        let part = BodyScript {
+            start: 900_000,
+            ..BodyScript::new(size, vec![Piece::Bytes(content.slice(sent.clone()))])
+        };
+        mirror.one.once(Call::Blob, Act::Body(fill));
+        mirror.one.once(Call::Blob, Act::Body(part));
+        let _begun = mirror.blob(&one(), digest, None).await.unwrap();
+        let served = mirror.blob(&one(), digest, Some(range)).await.unwrap();
+        let (received, error) = read_what_comes(served.value).await;
+        assert_eq!(received, content[sent.start..sent.end.min(900_100)]);
+        assert_eq!(error.is_none(), is_whole, "{error:?}");
+        gate.open();
+    }
+}
+
+/// Where no request may pass through, the fill gets there in the end.
+#[tokio::test(start_paused = true)]
+async fn a_far_range_waits_for_the_fill_where_too_many_pass_through() {
+    let limits = Limits {
+        bypasses_max: 0,
+        ..small_steps()
+    };
+    let mirror = Mirror::with(UpstreamPolicy::default(), limits);
+    let content = bytes(BLOB_BYTES);
+    let digest = mirror.one.add_blob(&repository(), content.clone());
+    let range = RangeRequest::FromTo {
+        first: 900_000,
+        last: 900_099,
+    };
+    let served = mirror.blob(&one(), digest, Some(range)).await.unwrap();
+    assert_eq!(served.status, CacheStatus::Miss);
+    assert_eq!(read(served.value).await.unwrap(), content[900_000..900_100]);
+}
+
 #[tokio::test]
 async fn ranges_of_a_stored_blob() {
     let mirror = Mirror::new();
