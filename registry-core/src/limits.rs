@@ -16,6 +16,12 @@ pub struct Limits {
     pub range_ahead_bytes_max: u64,
     /// Fills at a time; further ones wait for their turn.
     pub fills_max: usize,
+    /// Fills beyond those that may wait for their turn, or for the store to commit; further ones
+    /// are refused.
+    pub fills_waiting_max: usize,
+    /// Questions to upstreams at a time of each kind (what a tag names, a manifest, proof of
+    /// access), each shared by all who ask it; further ones are refused.
+    pub flights_max: usize,
     /// Requests at a time that go upstream without being stored: ranges far ahead of a fill, and
     /// everything while the store is failing.
     pub bypasses_max: usize,
@@ -23,6 +29,10 @@ pub struct Limits {
     pub upstream_wait_max: Duration,
     /// How long a fill waits for the next bytes of its body.
     pub body_idle_max: Duration,
+    /// How long one call of the store may take before it counts as failed.
+    pub store_wait_max: Duration,
+    /// The same for a commit, which makes a whole blob durable while nobody waits for it.
+    pub commit_wait_max: Duration,
     /// How often a client's request is begun anew because the fill it followed was another's and
     /// failed.
     pub follow_attempts_max: u32,
@@ -44,9 +54,13 @@ impl Default for Limits {
             chunk_bytes: 64 << 10,
             range_ahead_bytes_max: 4 << 20,
             fills_max: 64,
+            fills_waiting_max: 1_024,
+            flights_max: 4_096,
             bypasses_max: 256,
             upstream_wait_max: Duration::from_secs(25),
             body_idle_max: Duration::from_secs(60),
+            store_wait_max: Duration::from_secs(10),
+            commit_wait_max: Duration::from_secs(600),
             follow_attempts_max: 3,
             negative_ttl: Duration::from_secs(5),
             negative_attached_ttl: Duration::from_secs(1),

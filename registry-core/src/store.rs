@@ -380,6 +380,12 @@ pub enum StoreError {
         /// What was being done.
         operation: StoreOperation,
     },
+    /// It did not answer in time.
+    #[error("cannot {operation}: the store did not answer in time")]
+    Timeout {
+        /// What was being done.
+        operation: StoreOperation,
+    },
     /// The device or the system refused.
     #[error("cannot {operation}")]
     Io {

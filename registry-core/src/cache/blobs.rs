@@ -11,7 +11,7 @@ use super::status::{BypassReason, CacheStatus, Served};
 use super::{CacheError, Inner, RegistryCache};
 use crate::{
     BlobBody, BlobPayload, ByteRange, Caller, Digest, Hasher, Link, LinkTarget, Origin,
-    RangeRequest, UpstreamError,
+    RangeRequest, StoreOperation, UpstreamError,
 };
 
 /// A blob as it is served: its bytes may still be on their way.
@@ -103,13 +103,18 @@ impl Ask<'_> {
         let mut status = CacheStatus::Hit;
         for _ in 0..self.cache.limits.follow_attempts_max.max(1) {
             if link.is_none() && self.is_elsewhere().await {
-                // Sharing what another origin brought saves a download, and grants nothing (I5).
-                link = Some(
-                    self.cache
-                        .confirm(self.origin, self.target(), self.caller)
-                        .await?,
-                );
-                status = CacheStatus::Revalidated;
+                // A fill of this origin may have linked it since we looked: a fill that has left the
+                // table has linked what it stored.
+                link = self.cache.linked(self.origin, self.target()).await;
+                if link.is_none() {
+                    // Sharing what another origin brought saves a download, and grants nothing (I5).
+                    link = Some(
+                        self.cache
+                            .confirm(self.origin, self.target(), self.caller)
+                            .await?,
+                    );
+                    status = CacheStatus::Revalidated;
+                }
             }
             if link.is_some() {
                 match self.open().await? {
@@ -137,8 +142,12 @@ impl Ask<'_> {
         self.cache.entry(self.origin)?;
         let mut link = self.cache.linked(self.origin, self.target()).await;
         let mut status = CacheStatus::Hit;
+        let elsewhere = link.is_none() && self.is_elsewhere().await;
+        if elsewhere {
+            // As in `serve`: it may have been linked since we looked.
+            link = self.cache.linked(self.origin, self.target()).await;
+        }
         if link.is_none() {
-            let elsewhere = self.is_elsewhere().await;
             link = Some(
                 self.cache
                     .confirm(self.origin, self.target(), self.caller)
@@ -188,10 +197,10 @@ impl Ask<'_> {
     }
 
     async fn stored_size(&self) -> Option<u64> {
-        let stat = self.cache.stores.blobs.stat(self.digest).await;
+        let stat = self.cache.stores.blobs.stat(self.digest);
         self.cache
-            .health
-            .note(stat)
+            .store(StoreOperation::Stat, stat)
+            .await
             .ok()
             .flatten()
             .map(|stat| stat.size)
@@ -212,8 +221,8 @@ impl Ask<'_> {
     }
 
     async fn open(&self) -> Result<Opened, CacheError> {
-        let open = self.cache.stores.blobs.open(self.digest, self.range).await;
-        let body = match self.cache.health.note(open) {
+        let open = self.cache.stores.blobs.open(self.digest, self.range);
+        let body = match self.cache.store(StoreOperation::Read, open).await {
             Ok(Some(body)) => body,
             Ok(None) => return Ok(Opened::Absent),
             Err(_) => return Ok(Opened::Failing),

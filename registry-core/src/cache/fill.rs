@@ -16,8 +16,8 @@ use super::follow::next_chunk;
 use super::negative::Absent;
 use super::{CacheError, Inner};
 use crate::{
-    BlobSink, Caller, Digest, Hasher, Link, LinkTarget, Origin, SpoolReader, UpstreamBlob,
-    UpstreamError, Verified,
+    BlobSink, Caller, Digest, Hasher, Link, LinkTarget, Origin, SpoolReader, StoreOperation,
+    UpstreamBlob, UpstreamError, Verified,
 };
 
 /// A download under way, as its readers see it.
@@ -130,10 +130,14 @@ impl Inner {
         size: Option<u64>,
         caller: &Caller,
     ) -> Result<Part, CacheError> {
+        let limits = &self.limits;
+        let active_max = limits.fills_max.saturating_add(limits.fills_waiting_max);
         let mut table = self.fills.lock();
+        let active = table.len();
         let vacant = match table.entry(digest) {
             Entry::Occupied(fill) => return Ok(Part::Follows(fill.get().clone())),
             Entry::Vacant(_) if self.tasks.is_closed() => return Err(CacheError::Closed),
+            Entry::Vacant(_) if active >= active_max => return Err(CacheError::Overloaded),
             Entry::Vacant(vacant) => vacant,
         };
         let (sender, progress) = watch::channel(Progress::default());
@@ -155,6 +159,7 @@ impl Inner {
             digest,
             size,
             caller: caller.clone(),
+            registration,
             progress: sender,
         };
         self.tasks.spawn(async move |closing| {
@@ -163,7 +168,6 @@ impl Inner {
                 // Dropping the work tells its readers: the channel closes without an end.
                 () = closing.cancelled() => {}
             }
-            drop(registration);
         });
         Ok(Part::Leads(fill))
     }
@@ -176,6 +180,9 @@ struct Work {
     digest: Digest,
     size: Option<u64>,
     caller: Caller,
+    // Before `progress`, since fields are dropped in order: whoever learns that a fill has died
+    // begins another, and must not find the dead one in the table.
+    registration: Registration,
     progress: watch::Sender<Progress>,
 }
 
@@ -188,9 +195,9 @@ struct Filled {
 impl Work {
     async fn run(self) {
         // Whoever began this may have looked into the store just before an earlier fill committed.
-        let stat = self.cache.stores.blobs.stat(self.digest).await;
-        if let Ok(Some(_)) = self.cache.health.note(stat) {
-            return self.finish(End::Stored);
+        let stat = self.cache.stores.blobs.stat(self.digest);
+        if let Ok(Some(_)) = self.cache.store(StoreOperation::Stat, stat).await {
+            return self.leave(End::Stored);
         }
         match self.receive().await {
             Ok(filled) => {
@@ -202,7 +209,7 @@ impl Work {
             }
             Err(error) => {
                 self.note_failure(&error);
-                self.finish(End::Failed(error));
+                self.leave(End::Failed(error));
             }
         }
     }
@@ -236,7 +243,8 @@ impl Work {
             .await?;
         let size = self.agreed_size(&blob)?;
         let stores = &self.cache.stores;
-        let mut sink = self.cache.health.note(stores.blobs.stage(size).await)?;
+        let stage = stores.blobs.stage(size);
+        let mut sink = self.cache.store(StoreOperation::Write, stage).await?;
         let verified = self.spool(blob, size, sink.as_mut()).await?;
         // A blob that is empty, or that came without a length, can only be begun now.
         self.tell(Some(verified.size()), verified.size(), sink.as_ref());
@@ -274,7 +282,8 @@ impl Work {
                 });
             }
             hasher.update(&chunk);
-            self.cache.health.note(sink.append(chunk).await)?;
+            let append = sink.append(chunk);
+            self.cache.store(StoreOperation::Write, append).await?;
             self.tell(size, hasher.size(), sink);
         }
         match size {
@@ -305,18 +314,32 @@ impl Work {
             .send_modify(|progress| progress.end = Some(end));
     }
 
+    /// Ends without bytes to read: out of the table first, so that whoever learns of it, or comes
+    /// from now on, begins anew.
+    fn leave(self, end: End) {
+        drop(self.registration);
+        self.progress
+            .send_modify(|progress| progress.end = Some(end));
+    }
+
     /// Keeps what was verified. The link comes last: without the blob it would only cost a fill,
     /// but a blob without it costs no more than a HEAD.
     async fn commit(&self, filled: Filled) {
         let size = filled.verified.size();
-        let committed = filled.sink.commit(filled.verified).await;
-        if self.cache.health.note(committed).is_ok() {
+        let commit = filled.sink.commit(filled.verified);
+        if self
+            .cache
+            .store(StoreOperation::Commit, commit)
+            .await
+            .is_ok()
+        {
             let link = Link {
                 target: LinkTarget::Blob(self.digest),
                 size: Some(size),
             };
-            self.cache.grant(&self.origin, vec![link]).await;
-            self.cache.health.took();
+            if self.cache.grant(&self.origin, vec![link]).await {
+                self.cache.health.took();
+            }
         }
     }
 }

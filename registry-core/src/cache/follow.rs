@@ -4,6 +4,7 @@
 //! ends in an error, which the server turns into a connection closed short.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -13,7 +14,9 @@ use tokio::time::timeout;
 
 use super::CacheError;
 use super::fill::{End, Fill, Head};
-use crate::{ByteRange, Digest, Hasher, Limits, UpstreamBlob, UpstreamError};
+use crate::{
+    ByteRange, Digest, Hasher, Limits, StoreError, StoreOperation, UpstreamBlob, UpstreamError,
+};
 
 /// The bytes of a served body.
 pub(super) type Body = BoxStream<'static, Result<Bytes, CacheError>>;
@@ -32,7 +35,8 @@ pub(super) fn follow(fill: Fill, head: Head, range: ByteRange, limits: &Limits) 
         head,
         position: range.start(),
         end: range.end(),
-        chunk_bytes: limits.chunk_bytes as u64,
+        chunk_bytes: limits.chunk_bytes.max(1) as u64,
+        read_wait_max: limits.store_wait_max,
     };
     stream::try_unfold(follower, Follower::next).boxed()
 }
@@ -44,6 +48,7 @@ struct Follower {
     position: u64,
     end: u64,
     chunk_bytes: u64,
+    read_wait_max: Duration,
 }
 
 impl Follower {
@@ -67,9 +72,16 @@ impl Follower {
             Some(End::Whole | End::Stored) => self.head.size,
             None => released,
         };
-        let wanted = readable.min(self.end).min(position + self.chunk_bytes) - position;
+        let wanted = readable
+            .min(self.end)
+            .min(position.saturating_add(self.chunk_bytes))
+            - position;
         let wanted = usize::try_from(wanted).expect("a chunk fits in memory");
-        let chunk = self.head.reader.read_at(position, wanted).await?;
+        let read = self.head.reader.read_at(position, wanted);
+        let chunk = timeout(self.read_wait_max, read).await.map_err(|_| {
+            let operation = StoreOperation::Read;
+            StoreError::Timeout { operation }
+        })??;
         if chunk.is_empty() {
             // Written bytes cannot be read back: without this, the body would never end.
             return Err(CacheError::Length {
@@ -166,12 +178,7 @@ impl Whole {
             return None;
         };
         self.released += chunk.len() as u64;
-        // An upstream's empty chunk is nothing to send.
-        if chunk.is_empty() {
-            self.release(releasable)
-        } else {
-            Some(chunk)
-        }
+        Some(chunk)
     }
 }
 
@@ -221,12 +228,21 @@ impl Part {
     }
 }
 
-/// The next bytes from an upstream, which must come within a limit.
+/// The next bytes from an upstream, which must come within a limit. Empty pieces are no bytes: they
+/// neither begin a body nor keep one waiting.
 pub(super) async fn next_chunk(
     blob: &mut UpstreamBlob,
     limits: &Limits,
 ) -> Result<Option<Bytes>, CacheError> {
-    match timeout(limits.body_idle_max, blob.stream.next()).await {
+    let next = async {
+        loop {
+            match blob.stream.next().await {
+                Some(Ok(chunk)) if chunk.is_empty() => tokio::task::consume_budget().await,
+                next => return next,
+            }
+        }
+    };
+    match timeout(limits.body_idle_max, next).await {
         Ok(chunk) => Ok(chunk.transpose()?),
         Err(_) => Err(UpstreamError::Timeout {
             what: "send more of a body",

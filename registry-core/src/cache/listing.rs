@@ -4,7 +4,7 @@ use tokio::time::timeout;
 
 use super::status::{BypassReason, CacheStatus, Served, StaleReason};
 use super::{CacheError, Inner, RegistryCache};
-use crate::{Caller, FetchedTags, Origin, Tag, TagPage, UpstreamError, UpstreamId};
+use crate::{Caller, FetchedTags, Origin, StoreOperation, Tag, TagPage, UpstreamError, UpstreamId};
 
 impl RegistryCache {
     /// A page of a repository's tags: the upstream's, or those recorded here where it cannot tell
@@ -74,13 +74,8 @@ impl RegistryCache {
         limit: usize,
     ) -> Result<Vec<Origin>, CacheError> {
         let limit = limit.min(self.inner.limits.page_entries_max);
-        let origins = self
-            .inner
-            .stores
-            .links
-            .origins(upstream, after, limit)
-            .await;
-        Ok(self.inner.health.note(origins)?)
+        let origins = self.inner.stores.links.origins(upstream, after, limit);
+        Ok(self.inner.store(StoreOperation::Index, origins).await?)
     }
 }
 
@@ -89,10 +84,20 @@ impl Inner {
     async fn recorded_tags(&self, origin: &Origin, page: TagPage<'_>) -> Option<FetchedTags> {
         // One more than asked for tells whether there are more.
         let limit = page.limit.saturating_add(1);
-        let tags = self.stores.tags.tags(origin, page.after, limit).await;
-        let mut tags: Vec<Tag> = self.health.note(tags).ok()?;
-        if tags.is_empty() && page.after.is_none() {
-            return None;
+        let tags = self.stores.tags.tags(origin, page.after, limit);
+        let mut tags: Vec<Tag> = self.store(StoreOperation::Index, tags).await.ok()?;
+        if tags.is_empty() {
+            // Past the last of those that are recorded, or is there none? An empty page in place of
+            // an error would end a listing as if it were complete.
+            let any = self.stores.tags.tags(origin, None, 1);
+            if self
+                .store(StoreOperation::Index, any)
+                .await
+                .ok()?
+                .is_empty()
+            {
+                return None;
+            }
         }
         let more = tags.len() > page.limit;
         tags.truncate(page.limit);

@@ -9,8 +9,8 @@ use super::negative::Absent;
 use super::status::{BypassReason, CacheStatus, Served, StaleReason};
 use super::{CacheError, Fetched, Inner, RegistryCache};
 use crate::{
-    Caller, Digest, Link, LinkTarget, Manifest, Origin, Reference, Resolution, Tag, TagRecord,
-    UpstreamError, UpstreamPolicy,
+    Caller, Digest, Link, LinkTarget, Manifest, Origin, Reference, Resolution, StoreOperation, Tag,
+    TagRecord, UpstreamError, UpstreamPolicy,
 };
 
 /// What a revalidation found a tag to name.
@@ -101,7 +101,9 @@ impl Inner {
             Some(Err(CacheError::Upstream(error))) if error.allows_stale() => {
                 StaleReason::of(&error)
             }
-            Some(Err(CacheError::Closed | CacheError::Lost)) => StaleReason::Unavailable,
+            Some(Err(CacheError::Closed | CacheError::Lost | CacheError::Overloaded)) => {
+                StaleReason::Unavailable
+            }
             Some(Err(error)) => return Err(error),
             None => StaleReason::Timeout,
         };
@@ -109,19 +111,16 @@ impl Inner {
     }
 
     async fn held(&self, origin: &Origin, tag: &Tag) -> Option<Held> {
-        let record = self
-            .health
-            .note(self.stores.tags.tag(origin, tag).await)
-            .ok()??;
+        let record = self.stores.tags.tag(origin, tag);
+        let record = self.store(StoreOperation::Index, record).await.ok()??;
         let manifest = self.stored_manifest(record.digest).await?;
         Some(Held { record, manifest })
     }
 
     /// A manifest that the store holds; one that it cannot read is not held.
     async fn stored_manifest(&self, digest: Digest) -> Option<Manifest> {
-        self.health
-            .note(self.stores.manifests.manifest(digest).await)
-            .ok()?
+        let manifest = self.stores.manifests.manifest(digest);
+        self.store(StoreOperation::Index, manifest).await.ok()?
     }
 
     /// Asks the upstream what `tag` names, and records it: one flight for all who ask.
@@ -162,10 +161,11 @@ impl Inner {
                 self.refuse_oversized(descriptor.size)?;
                 (descriptor.digest, None)
             }
-            (Resolution::Fetched(manifest), _) => (
-                manifest.digest(),
-                Some(self.keep_manifest(origin, manifest).await),
-            ),
+            (Resolution::Fetched(manifest), _) => {
+                self.refuse_oversized(manifest.descriptor().size)?;
+                let digest = manifest.digest();
+                (digest, Some(self.keep_manifest(origin, manifest).await))
+            }
             (Resolution::Absent, _) => {
                 self.remember_absent(Absent::tag(origin, tag, caller));
                 return Ok(None);
@@ -231,9 +231,8 @@ impl Inner {
             validated_at: now,
         };
         // A tag that was not recorded is revalidated again: nobody has to know.
-        let _ = self
-            .health
-            .note(self.stores.tags.put_tag(origin, tag, record).await);
+        let put = self.stores.tags.put_tag(origin, tag, record);
+        let _ = self.store(StoreOperation::Index, put).await;
     }
 
     async fn manifest_by_digest(
@@ -252,12 +251,16 @@ impl Inner {
             self.grant_manifest(origin, &manifest).await;
             return Ok(Served::new(manifest, CacheStatus::Revalidated));
         }
+        if self.is_absent(&Absent::content(origin, target, caller)) {
+            return Err(CacheError::NotFound);
+        }
         let fetched = self.fetch_manifest(origin, digest, caller).await?;
         let resolved = Resolved::fetched(fetched.ok_or(CacheError::NotFound)?);
         Ok(Served::new(resolved.manifest, resolved.status))
     }
 
-    /// Fetches a manifest by digest, keeps and links it: one flight for all who ask.
+    /// Fetches a manifest by digest, keeps and links it: one flight for all who ask. It does not
+    /// look for a remembered absence: that a tag names it is newer.
     async fn fetch_manifest(
         self: &Arc<Self>,
         origin: &Origin,
@@ -265,9 +268,6 @@ impl Inner {
         caller: &Caller,
     ) -> Result<Option<Fetched>, CacheError> {
         let absent = Absent::content(origin, LinkTarget::Manifest(digest), caller);
-        if self.is_absent(&absent) {
-            return Ok(None);
-        }
         let key = (origin.clone(), digest, caller.clone());
         let work = || {
             let cache = Arc::clone(self);
@@ -277,7 +277,14 @@ impl Inner {
                 let upstream = &cache.entry(origin)?.upstream;
                 let manifest = upstream.manifest(origin.repository(), &reference, caller);
                 match cache.in_time(manifest).await? {
-                    Some(manifest) => Ok(Some(cache.keep_manifest(origin, manifest).await)),
+                    Some(manifest) if manifest.digest() != digest => {
+                        let what = format!("asked for {digest}, it sends {}", manifest.digest());
+                        Err(UpstreamError::Protocol { what }.into())
+                    }
+                    Some(manifest) => {
+                        cache.refuse_oversized(manifest.descriptor().size)?;
+                        Ok(Some(cache.keep_manifest(origin, manifest).await))
+                    }
                     None => {
                         cache.remember_absent(absent);
                         Ok(None)
@@ -290,24 +297,23 @@ impl Inner {
 
     /// Stores a manifest that came from `origin`, and then links it there (I6).
     async fn keep_manifest(&self, origin: &Origin, manifest: Manifest) -> Fetched {
-        let put = self.stores.manifests.put_manifest(manifest.clone()).await;
-        let stored = self.health.note(put).is_ok();
-        if stored {
-            self.grant_manifest(origin, &manifest).await;
+        let put = self.stores.manifests.put_manifest(manifest.clone());
+        let stored = self.store(StoreOperation::Index, put).await.is_ok();
+        if stored && self.grant_manifest(origin, &manifest).await {
             self.health.took();
         }
         Fetched { manifest, stored }
     }
 
-    /// Links a manifest in an origin, and what it names (I5).
-    async fn grant_manifest(&self, origin: &Origin, manifest: &Manifest) {
+    /// Links a manifest in an origin, and what it names (I5); whether they are linked.
+    async fn grant_manifest(&self, origin: &Origin, manifest: &Manifest) -> bool {
         let own = Link {
             target: LinkTarget::Manifest(manifest.digest()),
             size: Some(manifest.descriptor().size),
         };
         let mut links = manifest.links();
         links.push(own);
-        self.grant(origin, links).await;
+        self.grant(origin, links).await
     }
 }
 

@@ -27,8 +27,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::{
-    Caller, Clock, Digest, Limits, Link, LinkTarget, Manifest, Origin, RangeRequest, Stores,
-    SystemClock, Tag, Timestamp, UpstreamBlob, UpstreamEntry, UpstreamError, Upstreams,
+    Caller, Clock, Digest, Limits, Link, LinkTarget, Manifest, Origin, RangeRequest, StoreError,
+    StoreOperation, Stores, SystemClock, Tag, Timestamp, UpstreamBlob, UpstreamEntry,
+    UpstreamError, Upstreams,
 };
 use fill::Fills;
 use flight::Flights;
@@ -100,12 +101,14 @@ impl RegistryCache {
             tasks: Tasks::default(),
             health: StoreHealth::default(),
             negative: Mutex::new(NegativeCache::new(limits.negative_entries_max)),
-            resolving: Flights::default(),
-            fetching: Flights::default(),
-            confirming: Flights::default(),
+            resolving: Flights::new(limits.flights_max),
+            fetching: Flights::new(limits.flights_max),
+            confirming: Flights::new(limits.flights_max),
             fills: Fills::default(),
-            fill_permits: Semaphore::new(limits.fills_max),
-            bypass_permits: Arc::new(Semaphore::new(limits.bypasses_max)),
+            fill_permits: Semaphore::new(limits.fills_max.min(Semaphore::MAX_PERMITS)),
+            bypass_permits: Arc::new(Semaphore::new(
+                limits.bypasses_max.min(Semaphore::MAX_PERMITS),
+            )),
             limits,
         };
         Self {
@@ -134,7 +137,8 @@ impl RegistryCache {
     }
 
     /// Ends the cache: begins no more fills, lets those under way finish for `limit` at the most,
-    /// then ends them. What is committed by then stays; the rest costs a miss.
+    /// then ends them. What is committed by then stays; the rest costs a miss. What is stored is
+    /// served on; nothing more is asked in the background.
     ///
     /// # Cancellation
     ///
@@ -183,16 +187,33 @@ impl Inner {
 
     /// The link that grants access, or `None`; a store that cannot tell grants none.
     async fn linked(&self, origin: &Origin, target: LinkTarget) -> Option<Link> {
-        let linked = self.stores.links.linked(origin, target).await;
-        self.health.note(linked).ok().flatten()
+        let linked = self.stores.links.linked(origin, target);
+        self.store(StoreOperation::Index, linked)
+            .await
+            .ok()
+            .flatten()
     }
 
-    /// Links content in an origin. Failing costs a HEAD next time, so nobody has to know.
-    async fn grant(&self, origin: &Origin, links: Vec<Link>) {
-        // The outcome is noted, and changes nothing for the caller.
-        let _ = self
-            .health
-            .note(self.stores.links.link(origin, links).await);
+    /// Links content in an origin; whether it is linked. Failing costs a HEAD next time, so no
+    /// client has to know.
+    async fn grant(&self, origin: &Origin, links: Vec<Link>) -> bool {
+        let link = self.stores.links.link(origin, links);
+        self.store(StoreOperation::Index, link).await.is_ok()
+    }
+
+    /// What the store answers, if it does so in time. A failure is noted.
+    async fn store<T>(
+        &self,
+        operation: StoreOperation,
+        answer: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let limit = match operation {
+            StoreOperation::Commit => self.limits.commit_wait_max,
+            _ => self.limits.store_wait_max,
+        };
+        let answer = timeout(limit, answer).await;
+        self.health
+            .note(answer.unwrap_or(Err(StoreError::Timeout { operation })))
     }
 
     /// Begins a download, within the time that is allowed for headers.
@@ -263,7 +284,8 @@ impl Inner {
             }
         };
         match link {
-            Some(link) => self.grant(origin, vec![link]).await,
+            // Where that fails, it is asked for again.
+            Some(link) => drop(self.grant(origin, vec![link]).await),
             None => self.remember_absent(absent),
         }
         Ok(link)

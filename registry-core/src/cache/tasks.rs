@@ -29,12 +29,9 @@ impl Tasks {
     /// Waits for what runs, for `limit` at the most, and then tells it to end.
     pub(super) async fn close(&self, limit: Duration) {
         self.tracker.close();
-        if tokio::time::timeout(limit, self.tracker.wait())
-            .await
-            .is_err()
-        {
-            self.closing.cancel();
-            self.tracker.wait().await;
-        }
+        // Whether in time or not: what began just before it was closed, or begins after, ends too.
+        let _ = tokio::time::timeout(limit, self.tracker.wait()).await;
+        self.closing.cancel();
+        self.tracker.wait().await;
     }
 }

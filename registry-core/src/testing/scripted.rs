@@ -46,8 +46,16 @@ pub enum Act {
     Wait(Gate),
     /// Answers a [`Call::Blob`] with this body.
     Body(BodyScript),
+    /// Answers a [`Call::Manifest`] with this, whatever was asked for.
+    Manifest(Manifest),
     /// Panics: the task dies without an answer.
     Panic,
+}
+
+/// An answer that is scripted, for the call to give.
+enum Scripted {
+    Body(BodyScript),
+    Manifest(Manifest),
 }
 
 /// The body of a scripted blob.
@@ -234,13 +242,13 @@ impl ScriptedUpstream {
         lock(&self.state)
     }
 
-    /// Counts a call, and does what is scripted for it. Gives the script of a body, if there is
-    /// one; `Err(None)` stands for a scripted absence.
+    /// Counts a call, and does what is scripted for it. Gives the scripted answer, if there is one;
+    /// `Err(None)` stands for a scripted absence.
     async fn act(
         &self,
         call: Call,
         count: fn(&mut Calls) -> &mut usize,
-    ) -> Result<Option<BodyScript>, Option<UpstreamError>> {
+    ) -> Result<Option<Scripted>, Option<UpstreamError>> {
         let act = {
             let mut state = self.lock();
             *count(&mut state.calls) += 1;
@@ -259,7 +267,8 @@ impl ScriptedUpstream {
                 gate.opened().await;
                 Ok(None)
             }
-            Some(Act::Body(script)) => Ok(Some(script)),
+            Some(Act::Body(script)) => Ok(Some(Scripted::Body(script))),
+            Some(Act::Manifest(manifest)) => Ok(Some(Scripted::Manifest(manifest))),
             Some(Act::Panic) => panic!("scripted"),
         }
     }
@@ -333,8 +342,10 @@ impl Upstream for ScriptedUpstream {
         _caller: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<Manifest>, UpstreamError>> {
         Box::pin(async move {
-            if let Err(error) = self.act(Call::Manifest, |calls| &mut calls.manifest).await {
-                return absent_or(error, None);
+            match self.act(Call::Manifest, |calls| &mut calls.manifest).await {
+                Err(error) => return absent_or(error, None),
+                Ok(Some(Scripted::Manifest(manifest))) => return Ok(Some(manifest)),
+                Ok(_) => {}
             }
             Ok(self.of(repository, |content| {
                 let digest = match reference {
@@ -389,7 +400,7 @@ impl Upstream for ScriptedUpstream {
         Box::pin(async move {
             match self.act(Call::Blob, |calls| &mut calls.blob).await {
                 Err(error) => return absent_or(error, None),
-                Ok(Some(script)) => {
+                Ok(Some(Scripted::Body(script))) => {
                     let (size, start) = (script.size, script.start);
                     let stream = self.counted(play(script.pieces));
                     return Ok(Some(UpstreamBlob {
@@ -398,7 +409,7 @@ impl Upstream for ScriptedUpstream {
                         stream,
                     }));
                 }
-                Ok(None) => {}
+                Ok(_) => {}
             }
             let bytes = self.of(repository, |content| content.blobs.get(&digest).cloned());
             let Some(bytes) = bytes else { return Ok(None) };

@@ -6,4 +6,5 @@
 mod blobs;
 mod failing_store;
 mod manifests;
+mod moments;
 mod support;

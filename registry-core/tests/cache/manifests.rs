@@ -7,7 +7,7 @@ use registry_core::cache::{BypassReason, StaleReason};
 use registry_core::testing::{Act, Call, Calls, Gate};
 use registry_core::{
     CacheError, CacheStatus, Caller, FetchedTags, Manifest, ManifestStore as _, TagPage,
-    UpstreamError, UpstreamPolicy,
+    TagStore as _, UpstreamError, UpstreamPolicy,
 };
 
 use crate::support::{Mirror, image, one, origin, push, repository, tag, ttl, two, unavailable};
@@ -114,6 +114,92 @@ async fn with_a_ttl_a_move_is_seen_when_it_ends_and_not_before() {
     mirror.clock.advance(Duration::from_millis(1));
     let served = mirror.get("latest").await.unwrap();
     assert_eq!((served.value, served.status), (moved, CacheStatus::Miss));
+}
+
+#[tokio::test]
+async fn a_record_tells_when_a_tag_moved_and_when_it_was_last_confirmed() {
+    let mirror = Mirror::new();
+    let record = async || {
+        mirror.get("latest").await.unwrap();
+        let record = mirror.store.tag(&one(), &tag("latest")).await.unwrap();
+        let record = record.unwrap();
+        (
+            record.fetched_at.as_millis(),
+            record.validated_at.as_millis(),
+        )
+    };
+    push(&mirror.one, "a", "latest");
+    let (begun, validated) = record().await;
+    assert_eq!(begun, validated);
+    mirror.clock.advance(Duration::from_secs(1));
+    assert_eq!(record().await, (begun, begun + 1_000));
+    mirror.clock.advance(Duration::from_secs(1));
+    push(&mirror.one, "b", "latest");
+    assert_eq!(record().await, (begun + 2_000, begun + 2_000));
+}
+
+#[tokio::test]
+async fn a_page_has_its_limit() {
+    let limits = registry_core::Limits {
+        page_entries_max: 1,
+        ..Default::default()
+    };
+    let mirror = Mirror::with(UpstreamPolicy::default(), limits);
+    for name in ["a", "b"] {
+        push(&mirror.one, name, name);
+        push(&mirror.two, name, name);
+        mirror.get_from(&one(), name).await.unwrap();
+        mirror.get_from(&two(), name).await.unwrap();
+    }
+    let page = TagPage {
+        after: None,
+        limit: 10,
+    };
+    for down in [None, Some(unavailable())] {
+        mirror.one.set_down(down);
+        let listed = mirror.cache.tags(&one(), page, &Caller::Anonymous).await;
+        let expected = FetchedTags {
+            tags: vec![tag("a")],
+            more: true,
+        };
+        assert_eq!(listed.unwrap().value, expected);
+    }
+    let listed = mirror.cache.repositories(None, None, 10).await.unwrap();
+    assert_eq!(listed, [one()]);
+}
+
+#[tokio::test]
+async fn a_listing_that_is_refused_or_gone_is_not_papered_over() {
+    for forward_not_found in [false, true] {
+        let mirror = Mirror::with_policy(UpstreamPolicy {
+            forward_not_found,
+            ..UpstreamPolicy::default()
+        });
+        push(&mirror.one, "a", "a");
+        mirror.get("a").await.unwrap();
+        let page = TagPage {
+            after: None,
+            limit: 10,
+        };
+        mirror.one.once(Call::Tags, Act::Absent);
+        match mirror.cache.tags(&one(), page, &Caller::Anonymous).await {
+            Ok(listed) if !forward_not_found => {
+                assert_eq!(listed.status, CacheStatus::Stale(StaleReason::Gone));
+            }
+            Err(CacheError::NotFound) if forward_not_found => {}
+            other => panic!("forward_not_found: {forward_not_found}, {other:?}"),
+        }
+        let refusal = UpstreamError::Unauthorized { status: 401 };
+        mirror.one.once(Call::Tags, Act::Fail(refusal));
+        let listed = mirror.cache.tags(&one(), page, &Caller::Anonymous).await;
+        assert!(
+            matches!(
+                listed,
+                Err(CacheError::Upstream(UpstreamError::Unauthorized { .. }))
+            ),
+            "{listed:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -448,6 +534,84 @@ async fn oversized_manifests_are_refused_before_they_are_fetched() {
             ..Calls::default()
         }
     );
+}
+
+/// I1: the cache does not take an upstream's word for what it sends.
+#[tokio::test]
+async fn another_manifest_than_was_asked_for_is_refused() {
+    for reference in ["tag", "digest"] {
+        let mirror = Mirror::new();
+        let pushed = push(&mirror.one, "a", "latest");
+        let other = image("b", &[]);
+        mirror
+            .one
+            .once(Call::Manifest, Act::Manifest(other.clone()));
+        let digest = pushed.digest().to_string();
+        let error = match reference {
+            "tag" => mirror.get("latest").await.unwrap_err(),
+            _ => mirror.get(&digest).await.unwrap_err(),
+        };
+        assert!(
+            matches!(error, CacheError::Upstream(UpstreamError::Protocol { .. })),
+            "{error:?}"
+        );
+        assert_eq!(mirror.store.manifest(other.digest()).await.unwrap(), None);
+        assert_eq!(mirror.get("latest").await.unwrap().value, pushed);
+    }
+}
+
+#[tokio::test]
+async fn an_oversized_manifest_is_refused_by_digest_too() {
+    let limits = registry_core::Limits {
+        manifest_bytes_max: 64,
+        ..Default::default()
+    };
+    let mirror = Mirror::with(UpstreamPolicy::default(), limits);
+    let pushed = push(&mirror.one, "longer than the limit", "latest");
+    let error = mirror.get(&pushed.digest().to_string()).await.unwrap_err();
+    assert!(
+        matches!(error, CacheError::Upstream(UpstreamError::Protocol { .. })),
+        "{error:?}"
+    );
+    assert_eq!(mirror.store.manifest(pushed.digest()).await.unwrap(), None);
+}
+
+/// A push is seen at once where the upstream itself says so, whatever was asked for just before.
+#[tokio::test]
+async fn that_a_tag_names_a_digest_is_newer_than_its_remembered_absence() {
+    let mirror = Mirror::new();
+    let digest = image("a", &[]).digest().to_string();
+    assert!(matches!(
+        mirror.get(&digest).await,
+        Err(CacheError::NotFound)
+    ));
+    let pushed = push(&mirror.one, "a", "latest");
+    assert!(matches!(
+        mirror.get(&digest).await,
+        Err(CacheError::NotFound)
+    ));
+    assert_eq!(mirror.one.calls().manifest, 1, "it is remembered");
+    assert_eq!(mirror.get("latest").await.unwrap().value, pushed);
+    assert_eq!(mirror.get(&digest).await.unwrap().status, CacheStatus::Hit);
+}
+
+/// An empty last page would end a listing as if it were complete.
+#[tokio::test]
+async fn a_later_page_of_tags_is_an_error_where_none_is_recorded() {
+    let mirror = Mirror::new();
+    mirror.one.set_down(Some(unavailable()));
+    let page = TagPage {
+        after: Some("b"),
+        limit: 10,
+    };
+    let listed = mirror.cache.tags(&one(), page, &Caller::Anonymous).await;
+    assert!(matches!(listed, Err(CacheError::Upstream(_))), "{listed:?}");
+    mirror.one.set_down(None);
+    push(&mirror.one, "a", "a");
+    mirror.get("a").await.unwrap();
+    mirror.one.set_down(Some(unavailable()));
+    let listed = mirror.cache.tags(&one(), page, &Caller::Anonymous).await;
+    assert_eq!(listed.unwrap().value, FetchedTags::default());
 }
 
 #[tokio::test]
