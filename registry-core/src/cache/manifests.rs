@@ -245,6 +245,7 @@ impl Inner {
         let target = LinkTarget::Manifest(digest);
         if let Some(manifest) = self.stored_manifest(digest).await {
             if self.linked(origin, target).await.is_some() {
+                self.grant_named(origin, &manifest).await;
                 return Ok(Served::new(manifest, CacheStatus::Hit));
             }
             self.confirm(origin, target, caller).await?;
@@ -303,6 +304,17 @@ impl Inner {
             self.health.took();
         }
         Fetched { manifest, stored }
+    }
+
+    /// Links what a manifest names where that was not done yet: an index links its manifests, and
+    /// one that another origin brought is then served without ever having been fetched here. The
+    /// last that it names stands for all, which are linked together.
+    async fn grant_named(&self, origin: &Origin, manifest: &Manifest) {
+        if let Some(named) = manifest.links().last()
+            && self.linked(origin, named.target).await.is_none()
+        {
+            self.grant_manifest(origin, manifest).await;
+        }
     }
 
     /// Links a manifest in an origin, and what it names (I5); whether they are linked.

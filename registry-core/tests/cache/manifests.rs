@@ -10,7 +10,9 @@ use registry_core::{
     TagStore as _, UpstreamError, UpstreamPolicy,
 };
 
-use crate::support::{Mirror, image, one, origin, push, repository, tag, ttl, two, unavailable};
+use crate::support::{
+    Mirror, bytes, image, one, origin, push, repository, tag, ttl, two, unavailable,
+};
 
 #[tokio::test]
 async fn a_tag_costs_one_head_and_one_get_and_then_one_head() {
@@ -489,6 +491,30 @@ async fn what_an_index_names_may_be_read_where_the_index_may() {
             ..Calls::default()
         }
     );
+}
+
+/// I5: so do the layers of a manifest that an index names, also where another origin brought it.
+#[tokio::test]
+async fn what_a_manifest_of_an_index_names_needs_no_proof() {
+    let mirror = Mirror::new();
+    let layer = mirror.one.add_blob(&repository(), bytes(1000));
+    let child = image("child", &[(layer, 1000)]);
+    mirror.one.add_manifest(&repository(), child.clone());
+    let child = child.digest().to_string();
+    mirror.get(&child).await.unwrap();
+    mirror.blob(&one(), layer, None).await.unwrap();
+    mirror.idle().await;
+    let json = format!(r#"{{"manifests":[{{"digest":"{child}","size":1}}]}}"#);
+    let index = Manifest::of_bytes(None, json.into()).unwrap();
+    mirror.two.add_manifest(&repository(), index.clone());
+    let index = index.digest().to_string();
+    mirror.get_from(&two(), &index).await.unwrap();
+    mirror.two.set_down(Some(unavailable()));
+    let served = mirror.get_from(&two(), &child).await.unwrap();
+    assert_eq!(served.status, CacheStatus::Hit);
+    let served = mirror.blob(&two(), layer, None).await.unwrap();
+    assert_eq!(served.status, CacheStatus::Hit);
+    assert_eq!(mirror.two.calls().total(), 1);
 }
 
 #[tokio::test]
