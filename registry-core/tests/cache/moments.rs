@@ -278,9 +278,12 @@ async fn a_closed_cache_asks_nothing() {
 /// A runtime that is shut down drops new tasks on the spot, under the feet of who began them.
 #[test]
 fn a_question_to_a_runtime_that_is_gone_is_lost_and_hangs_nobody() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let handle = runtime.handle().clone();
-    runtime.shutdown_background();
+    drop(runtime);
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         let _entered = handle.enter();
