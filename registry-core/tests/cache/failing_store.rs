@@ -95,6 +95,7 @@ async fn every_pull_works_whichever_call_of_the_store_never_returns() {
             .one
             .set_tag(&repository(), &tag("latest"), manifest.digest());
         mirror.store.faults().stall(call);
+        let started = tokio::time::Instant::now();
         for _ in 0..2 {
             let served = mirror.get("latest").await.unwrap();
             assert_eq!(served.value, manifest, "{call:?}");
@@ -106,6 +107,9 @@ async fn every_pull_works_whichever_call_of_the_store_never_returns() {
             let served = mirror.blob(&one(), digest, None).await.unwrap();
             assert!(read(served.value).await.unwrap() == content, "{call:?}");
         }
+        // Each way asks the store a few times.
+        let limit = mirror.cache.limits().store_wait_max * 20;
+        assert!(started.elapsed() < limit, "{call:?}");
         while mirror.cache.fills_active() > 0 {
             tokio::time::sleep(mirror.cache.limits().store_wait_max).await;
         }

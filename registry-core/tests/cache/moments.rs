@@ -219,7 +219,9 @@ async fn what_is_under_way_is_bounded() {
     assert!(futures::poll!(&mut first).is_pending());
     tokio::task::yield_now().await;
     assert!(futures::poll!(&mut second).is_pending());
+    let asked = tokio::time::Instant::now();
     let refused = mirror.blob(&origin, blobs[2], None).await;
+    assert_eq!(asked.elapsed(), Duration::ZERO, "it waits for no turn");
     assert!(
         matches!(refused, Err(CacheError::Overloaded)),
         "{refused:?}"
