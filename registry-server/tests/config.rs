@@ -120,6 +120,18 @@ fn defaults() {
     assert!(config.warnings().is_empty());
 }
 
+#[test]
+fn a_known_upstream_that_is_tuned_keeps_whom_it_trusts_with_tokens() {
+    let realms = |setting: Setting| setting.config().upstreams[&id("lscr.io")].realms.clone();
+    assert_eq!(realms(Setting::default()), ["ghcr.io"]);
+    let tuned = Setting::default().file("[upstream.\"lscr.io\"]\ntag_ttl = \"10s\"\n");
+    assert_eq!(realms(tuned), ["ghcr.io"]);
+    let own = Setting::default().file("[upstream.\"lscr.io\"]\nrealms = [\"auth.example.org\"]\n");
+    assert_eq!(realms(own), ["auth.example.org"]);
+    let elsewhere = Setting::default().flag("--upstream", "lscr.io=https://registry.example.org");
+    assert!(realms(elsewhere).is_empty());
+}
+
 /// A setting under its three names, with a way to read it back.
 struct Row {
     flag: &'static str,

@@ -237,7 +237,13 @@ impl UpstreamConfig {
         known: Option<Self>,
         problems: &mut Problems,
     ) -> Self {
-        let endpoints = settings.endpoints.or(known.map(|known| known.endpoints));
+        // Whom a known upstream trusts with tokens goes with where it answers: other endpoints have
+        // token servers of their own.
+        let (endpoints, realms) = match (settings.endpoints, known) {
+            (Some(endpoints), _) => (Some(endpoints), Vec::new()),
+            (None, Some(known)) => (Some(known.endpoints), known.realms),
+            (None, None) => (None, Vec::new()),
+        };
         if endpoints.is_none() {
             problems.add(
                 settings.place,
@@ -251,7 +257,7 @@ impl UpstreamConfig {
             client_key_file: settings.client_key_file,
             insecure_skip_verify: settings.insecure_skip_verify.unwrap_or_default(),
             proxy: settings.proxy,
-            realms: settings.realms.unwrap_or_default(),
+            realms: settings.realms.unwrap_or(realms),
             tag_ttl: settings.tag_ttl,
             tag_budget: settings.tag_budget.unwrap_or(default.tag_budget),
             forward_not_found: settings
