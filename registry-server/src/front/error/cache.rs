@@ -72,7 +72,14 @@ impl ApiError {
             ),
             _ => Self::internal(),
         };
-        answer.forwarded = true;
+        // Said only where it is known: a range may be refused by what is stored.
+        answer.forwarded = !matches!(
+            error,
+            CacheError::UnknownUpstream
+                | CacheError::RangeNotSatisfiable { .. }
+                | CacheError::Overloaded
+                | CacheError::Closed
+        );
         answer.cause = Some(chain(error));
         answer
     }
@@ -308,7 +315,22 @@ mod tests {
                 _ => None,
             };
             assert_eq!(after, retry, "{error:?}");
-            assert!(answer.forwarded && !answer.message.is_empty());
+            assert!(!answer.message.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_what_went_upstream_is_said_to_have() {
+        let limits = FrontLimits::default();
+        for (error, forwarded) in [
+            (CacheError::NotFound, true),
+            (CacheError::UnknownUpstream, false),
+            (CacheError::RangeNotSatisfiable { size: 3 }, false),
+            (CacheError::Overloaded, false),
+            (CacheError::Closed, false),
+        ] {
+            let answer = ApiError::of_cache(&error, Target::Blob, &limits);
+            assert_eq!(answer.forwarded, forwarded, "{error:?}");
         }
     }
 }
