@@ -237,14 +237,14 @@ impl Work {
             .await
             .map_err(|_| CacheError::Overloaded)?
             .map_err(|_| CacheError::Closed)?;
+        // Before the upstream is asked: a store that cannot take the blob must not cost a request.
+        let stage = self.cache.stores.blobs.stage(self.size);
+        let mut sink = self.cache.store(StoreOperation::Write, stage).await?;
         let blob = self
             .cache
             .upstream_blob(&self.origin, self.digest, None, &self.caller)
             .await?;
         let size = self.agreed_size(&blob)?;
-        let stores = &self.cache.stores;
-        let stage = stores.blobs.stage(size);
-        let mut sink = self.cache.store(StoreOperation::Write, stage).await?;
         let verified = self.spool(blob, size, sink.as_mut()).await?;
         // A blob that is empty, or that came without a length, can only be begun now.
         self.tell(Some(verified.size()), verified.size(), sink.as_ref());

@@ -48,7 +48,8 @@ impl RegistryCache {
     ///
     /// [`CacheError::NotFound`] where the upstream has no such manifest in this repository, or had
     /// none a moment ago; [`CacheError::Upstream`] where it cannot tell and nothing is held;
-    /// [`CacheError::UnknownUpstream`]; [`CacheError::Closed`].
+    /// [`CacheError::UnknownUpstream`]; [`CacheError::Overloaded`]; [`CacheError::Lost`];
+    /// [`CacheError::Closed`].
     pub async fn manifest(
         &self,
         origin: &Origin,

@@ -70,6 +70,12 @@ impl ApiError {
                 "the mirror is shutting down",
                 limits,
             ),
+            CacheError::Lost => busy(
+                Code::Unavailable,
+                "lost",
+                "the mirror's work on this was cut off, which its log explains",
+                limits,
+            ),
             _ => Self::internal(),
         };
         // Said only where it is known: a range may be refused by what is stored.
@@ -93,14 +99,14 @@ impl ApiError {
                 target.unknown(),
                 "no-access",
                 "the mirror sees no such content at the upstream: where it is private, pull from \
-                 the registry itself, or give the mirror credentials for it",
+                 the registry itself",
             ),
             UpstreamError::RateLimited { retry_after } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 Code::TooManyRequests,
                 "rate-limited",
                 "the upstream limits the mirror's requests, and nothing cached can answer this: \
-                 come back later, or give the mirror credentials for the upstream",
+                 come back later",
             )
             .with(Hint::retry(
                 retry_after.unwrap_or(limits.retry_after),
