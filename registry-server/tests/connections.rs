@@ -215,6 +215,28 @@ async fn a_shutdown_lets_answers_under_way_end_and_begins_no_more() {
     assert!(admin.rest().await.is_empty());
 }
 
+/// Half a request is no answer under way.
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_half_a_request() {
+    let mut mirror = limited(FrontLimits {
+        drain_max: PATIENCE * 10,
+        linger_max: Duration::from_millis(50),
+        ..FrontLimits::default()
+    })
+    .await;
+    let mut client = mirror.connect().await;
+    assert_eq!(client.get("/v2/", &[]).await.status, 200);
+    client.send(b"GET /v2/ HTTP/1.1\r\nHo").await;
+    mirror.begin_shutdown();
+    let ended = async {
+        assert!(client.rest().await.is_empty());
+        mirror.ended().await;
+    };
+    timeout(PATIENCE, ended)
+        .await
+        .expect("it ends without the rest");
+}
+
 #[tokio::test]
 async fn a_shutdown_has_a_limit() {
     let mut mirror = limited(FrontLimits {

@@ -14,7 +14,8 @@ use registry_core::{
 };
 
 use crate::support::{
-    Mirror, bytes, image, one, origin, read, read_what_comes, repository, tag, two, unavailable,
+    Mirror, bytes, hold, image, one, origin, read, read_what_comes, repository, tag, two,
+    unavailable,
 };
 
 const BLOB_BYTES: usize = 1 << 20;
@@ -94,15 +95,7 @@ async fn whoever_began_a_fill_may_leave_and_so_may_all() {
         let mirror = Mirror::new();
         let content = bytes(BLOB_BYTES);
         let digest = mirror.one.add_blob(&repository(), content.clone());
-        let gate = Gate::new();
-        let (first, rest) = (content.slice(..1000), content.slice(1000..));
-        let pieces = vec![
-            Piece::Bytes(first),
-            Piece::Wait(gate.clone()),
-            Piece::Bytes(rest),
-        ];
-        let script = BodyScript::new(Some(content.len() as u64), pieces);
-        mirror.one.once(Call::Blob, Act::Body(script));
+        let gate = hold(&mirror.one, &content, 1000);
         let leader = mirror.blob(&one(), digest, None).await.unwrap();
         let mut following = Vec::new();
         for _ in 0..followers {
@@ -436,15 +429,7 @@ async fn joining_a_fill_of_another_origin_takes_proof_of_access() {
     let mirror = Mirror::new();
     let content = bytes(BLOB_BYTES);
     let digest = mirror.one.add_blob(&repository(), content.clone());
-    let gate = Gate::new();
-    let (first, rest) = (content.slice(..1000), content.slice(1000..));
-    let pieces = vec![
-        Piece::Bytes(first),
-        Piece::Wait(gate.clone()),
-        Piece::Bytes(rest),
-    ];
-    let script = BodyScript::new(Some(content.len() as u64), pieces);
-    mirror.one.once(Call::Blob, Act::Body(script));
+    let gate = hold(&mirror.one, &content, 1000);
     let leader = mirror.blob(&one(), digest, None).await.unwrap();
 
     let denied = mirror.blob(&two(), digest, None).await;
@@ -798,15 +783,7 @@ async fn a_cold_range_far_ahead_is_passed_through_while_the_fill_goes_on() {
             mirror.one.add_manifest(&repository(), manifest);
             mirror.get("latest").await.unwrap();
         }
-        let gate = Gate::new();
-        let (first, rest) = (content.slice(..1000), content.slice(1000..));
-        let pieces = vec![
-            Piece::Bytes(first),
-            Piece::Wait(gate.clone()),
-            Piece::Bytes(rest),
-        ];
-        let script = BodyScript::new(Some(content.len() as u64), pieces);
-        mirror.one.once(Call::Blob, Act::Body(script));
+        let gate = hold(&mirror.one, &content, 1000);
         // The fill has begun before the range is asked for, or the range would use the script.
         let begun = mirror.blob(&one(), digest, None).await.unwrap();
         let served = mirror.blob(&one(), digest, Some(range)).await.unwrap();

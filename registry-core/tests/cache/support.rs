@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use registry_core::testing::content::sample;
-use registry_core::testing::{FaultingStore, ManualClock, ScriptedUpstream};
+use registry_core::testing::{
+    Act, BodyScript, Call, FaultingStore, Gate, ManualClock, Piece, ScriptedUpstream,
+};
 use registry_core::{
     BlobBody, BlobPayload, CacheError, Caller, Digest, Limits, Manifest, MemoryStore, Origin,
     RangeRequest, Reference, RegistryCache, Repository, Served, Stores, Tag, UpstreamEntry,
@@ -138,6 +140,20 @@ pub(crate) fn push(upstream: &ScriptedUpstream, name: &str, under: &str) -> Mani
 /// Bytes that do not repeat, so that a misplaced piece shows.
 pub(crate) fn bytes(len: usize) -> Bytes {
     sample(len, 1)
+}
+
+/// Scripts the next fill to stop after the first `len` bytes of `content`, until the gate is open.
+pub(crate) fn hold(upstream: &ScriptedUpstream, content: &Bytes, len: usize) -> Gate {
+    let gate = Gate::new();
+    let (first, rest) = (content.slice(..len), content.slice(len..));
+    let pieces = vec![
+        Piece::Bytes(first),
+        Piece::Wait(gate.clone()),
+        Piece::Bytes(rest),
+    ];
+    let script = BodyScript::new(Some(content.len() as u64), pieces);
+    upstream.once(Call::Blob, Act::Body(script));
+    gate
 }
 
 /// Reads a body to its end.

@@ -1,6 +1,6 @@
 //! One client's connection, from its first request to an orderly close (I2).
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use registry_core::{Clock as _, SystemClock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -72,12 +72,16 @@ pub(super) async fn serve<S: Service>(
         .header_read_timeout(limits.request_wait_max)
         .max_buf_size(limits.connection_buffer_bytes.max(BUFFER_BYTES_MIN))
         .serve_connection(TokioIo::new(wire), handler);
-    let mut draining = false;
+    // Ends a drain early where a client has sent half a request and leaves it at that.
+    let mut patience = None;
     let outcome = loop {
         tokio::select! {
             outcome = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break Some(outcome),
             () = stop.abort.cancelled() => break None,
-            () = stop.drain.cancelled(), if !draining => draining = true,
+            () = stop.drain.cancelled(), if patience.is_none() => {
+                patience = Some(Instant::now() + limits.linger_max);
+            }
+            () = until(patience), if !marks.is_answering() => break None,
         }
         Pin::new(&mut connection).graceful_shutdown();
     };
@@ -100,6 +104,14 @@ pub(super) async fn serve<S: Service>(
         Some(Ok(())) | None => None,
     };
     close(stream, last_words, &limits).await;
+}
+
+/// Waits until then; for ever where that is not set.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
 }
 
 /// Tells a client that there is no room for it.

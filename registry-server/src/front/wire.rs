@@ -69,6 +69,11 @@ impl Marks {
         self.phase.store(ENDING, Ordering::Relaxed);
     }
 
+    /// Whether a request has come whose answer has not all gone yet.
+    pub(super) fn is_answering(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) != IDLE
+    }
+
     /// Whether hyper answered something by itself, and the client has not seen it.
     pub(super) fn kept_back(&self) -> bool {
         self.kept_back.load(Ordering::Relaxed)

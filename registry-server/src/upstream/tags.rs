@@ -39,6 +39,11 @@ impl HttpUpstream {
             }
             query = next;
         }
+        if listed.tags.is_empty() {
+            // A page without a tag cannot say that there are more: nobody could ask past it.
+            let what = format!("it sends {TAG_PAGES_MAX} pages of tags with none on them");
+            return Err(UpstreamError::Protocol { what });
+        }
         Ok(Some(listed.finish(true)))
     }
 
