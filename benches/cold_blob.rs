@@ -1,12 +1,16 @@
 //! What does the mirror add to a cold pull? First byte and total of a blob of 16 MiB that is not
 //! cached, through the mirror and directly from the same registry.
 
+#[expect(dead_code, reason = "each benchmark uses a part of it")]
+mod setup;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use benches::{Client, Fetched, REPOSITORY, Setup, blob_path, runtime};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+use setup::{Client, Fetched, REPOSITORY, Setup, blob_path, runtime};
 
 const BLOB_BYTES: u64 = 16 << 20;
 

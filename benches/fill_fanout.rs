@@ -1,12 +1,16 @@
 //! What does one more follower of a fill cost? One cold blob of 16 MiB for 1, 16 and 64 clients at
 //! once: until the last of them has all of it.
 
+#[expect(dead_code, reason = "each benchmark uses a part of it")]
+mod setup;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use benches::{Client, REPOSITORY, Setup, blob_path, runtime};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures::future::join_all;
+
+use setup::{Client, REPOSITORY, Setup, blob_path, runtime};
 
 const BLOB_BYTES: u64 = 16 << 20;
 

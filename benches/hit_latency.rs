@@ -1,14 +1,18 @@
 //! How long does a hit take? A manifest by digest and by tag within its time, a small blob and a
 //! megabyte, over HTTP on a connection that is kept alive; and the same of the cache alone.
 
+#[expect(dead_code, reason = "each benchmark uses a part of it")]
+mod setup;
+
 use std::hint::black_box;
 use std::time::Duration;
 
-use benches::{Client, REPOSITORY, Setup, UPSTREAM, blob_path, manifest_path, runtime};
 use criterion::{Criterion, criterion_group, criterion_main};
 use registry_core::{Caller, Origin, Reference, Repository, UpstreamId};
 use registry_server::testing::ImageSpec;
 use tokio::sync::Mutex;
+
+use setup::{Client, REPOSITORY, Setup, UPSTREAM, blob_path, manifest_path, runtime};
 
 fn hit_latency(criterion: &mut Criterion) {
     let runtime = runtime();

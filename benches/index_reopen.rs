@@ -1,14 +1,18 @@
 //! How long until a mirror with a large index answers? Opens a data folder whose index has 100,000
 //! rows, and looks one up.
 
+#[expect(dead_code, reason = "each benchmark uses a part of it")]
+mod setup;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use benches::{REPOSITORY, UPSTREAM, runtime};
 use criterion::{Criterion, criterion_group, criterion_main};
 use registry_core::testing::content::digest_of;
 use registry_core::{Link, LinkStore as _, LinkTarget, Origin, Repository, UpstreamId};
 use registry_storage::DiskStore;
+
+use setup::{REPOSITORY, UPSTREAM, runtime};
 
 const ROWS: u64 = 100_000;
 /// Links that are written at a time, as a large manifest would.

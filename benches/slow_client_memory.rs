@@ -5,18 +5,22 @@
 //! benchmark works.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
 
+#[expect(dead_code, reason = "each benchmark uses a part of it")]
+mod setup;
+
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use benches::{REPOSITORY, UPSTREAM, blob_path, runtime};
 use futures::future::join_all;
 use registry_server::Mirror;
 use registry_server::testing::FixtureRegistry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
+
+use setup::{REPOSITORY, UPSTREAM, blob_path, runtime};
 
 const CLIENTS: usize = 64;
 /// What a slow client reads at a time, and how long it rests after that.
