@@ -132,6 +132,13 @@ impl MirrorBuilder {
         self
     }
 
+    /// Where every request that leaves for an upstream is written down.
+    #[cfg(feature = "testing")]
+    pub fn outgoing_log(mut self, log: crate::testing::OutgoingLog) -> Self {
+        self.parts.outgoing = log;
+        self
+    }
+
     /// Starts the mirror. No upstream is asked for anything.
     ///
     /// # Errors

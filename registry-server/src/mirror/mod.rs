@@ -77,6 +77,8 @@ struct Parts {
     clock: Arc<dyn Clock>,
     cache_limits: Limits,
     front_limits: FrontLimits,
+    #[cfg(feature = "testing")]
+    outgoing: crate::testing::OutgoingLog,
 }
 
 impl Parts {
@@ -88,6 +90,8 @@ impl Parts {
             clock: Arc::new(SystemClock),
             cache_limits: Limits::default(),
             front_limits: FrontLimits::default(),
+            #[cfg(feature = "testing")]
+            outgoing: crate::testing::OutgoingLog::default(),
         }
     }
 }
@@ -120,8 +124,15 @@ impl Mirror {
             clock,
             cache_limits,
             front_limits,
+            #[cfg(feature = "testing")]
+            outgoing,
         } = parts;
-        let upstreams = upstreams_of(&mut config, upstreams, &cache_limits)?;
+        let common = |http: &mut HttpUpstreamConfig| {
+            http.manifest_bytes_max = cache_limits.manifest_bytes_max;
+            #[cfg(feature = "testing")]
+            http.outgoing.clone_from(&outgoing);
+        };
+        let upstreams = upstreams_of(&mut config, upstreams, common)?;
         let (stores, store) = match stores {
             Some(stores) => (stores, None),
             None => {
@@ -243,7 +254,7 @@ async fn close(store: Option<DiskStore>) {
 fn upstreams_of(
     config: &mut Config,
     brought: BTreeMap<UpstreamId, Arc<dyn Upstream>>,
-    limits: &Limits,
+    common: impl Fn(&mut HttpUpstreamConfig),
 ) -> Result<Upstreams, StartError> {
     let mut upstreams = Upstreams::new();
     for (id, upstream) in brought {
@@ -258,7 +269,8 @@ fn upstreams_of(
     }
     let trust = SystemTrust::default();
     for (id, settings) in &config.upstreams {
-        let http = http_config(id, settings, limits, trust.clone());
+        let mut http = http_config(id, settings, trust.clone());
+        common(&mut http);
         let upstream = match HttpUpstream::new(http) {
             Ok(upstream) => Arc::new(upstream),
             Err(source) => {
@@ -275,7 +287,6 @@ fn upstreams_of(
 fn http_config(
     id: &UpstreamId,
     settings: &UpstreamConfig,
-    limits: &Limits,
     system_trust: SystemTrust,
 ) -> HttpUpstreamConfig {
     let mut http = HttpUpstreamConfig::new(id.clone(), settings.endpoints.iter().cloned());
@@ -285,7 +296,6 @@ fn http_config(
     http.insecure_skip_verify = settings.insecure_skip_verify;
     http.proxy.clone_from(&settings.proxy);
     http.realms.clone_from(&settings.realms);
-    http.manifest_bytes_max = limits.manifest_bytes_max;
     http.system_trust = system_trust;
     http
 }

@@ -32,6 +32,7 @@ mod behaviour;
 mod content;
 mod fault;
 mod image;
+mod outgoing;
 mod serve;
 mod stats;
 pub(crate) mod tls;
@@ -51,6 +52,7 @@ use tokio_util::task::TaskTracker;
 pub use behaviour::{Behaviour, BlobRedirect, TokenAuth};
 pub use fault::{Fault, Gate, Match, Times};
 pub use image::{FixtureImage, ImageFormat, ImageSpec};
+pub use outgoing::{Outgoing, OutgoingLog};
 pub use stats::{Object, Recorded, Stats};
 pub use tls::FixtureTls;
 

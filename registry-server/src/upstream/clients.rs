@@ -31,6 +31,8 @@ pub(super) struct Clients {
     private: Client,
     /// Addresses are a proxy's matter, and not seen here.
     proxied: bool,
+    #[cfg(feature = "testing")]
+    outgoing: crate::testing::OutgoingLog,
 }
 
 impl Clients {
@@ -48,6 +50,8 @@ impl Clients {
             public: within(Reach::Public)?,
             private: within(Reach::Private)?,
             proxied: config.proxy.is_some(),
+            #[cfg(feature = "testing")]
+            outgoing: config.outgoing.clone(),
         })
     }
 
@@ -69,6 +73,8 @@ impl Clients {
         let host = host_of(&hop.url);
         let mut sends = 1;
         loop {
+            #[cfg(feature = "testing")]
+            self.outgoing.add(&method, &hop.url, &headers, &[]);
             let request = client.request(method.clone(), hop.url.clone());
             let sending = request.headers(headers.clone()).send();
             match timeout_at(deadline, sending).await {

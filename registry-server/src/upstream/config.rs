@@ -76,6 +76,9 @@ pub struct HttpUpstreamConfig {
     pub manifest_bytes_max: usize,
     /// The system's authorities, where several upstreams are to share them in memory.
     pub system_trust: SystemTrust,
+    /// Where a test reads what was sent.
+    #[cfg(feature = "testing")]
+    pub outgoing: crate::testing::OutgoingLog,
 }
 
 impl HttpUpstreamConfig {
@@ -93,6 +96,8 @@ impl HttpUpstreamConfig {
             budgets: Budgets::default(),
             manifest_bytes_max: registry_core::Limits::default().manifest_bytes_max,
             system_trust: SystemTrust::default(),
+            #[cfg(feature = "testing")]
+            outgoing: crate::testing::OutgoingLog::default(),
         }
     }
 

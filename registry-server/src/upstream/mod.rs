@@ -9,6 +9,7 @@
 //! so that nothing is converted on the way (I9).
 
 mod address;
+mod auth;
 mod blobs;
 mod challenge;
 mod clients;

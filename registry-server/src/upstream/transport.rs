@@ -1,21 +1,18 @@
-//! One question to an upstream until its answer's headers: endpoints, tokens and redirects.
+//! One question to an upstream until its answer's headers: endpoints and redirects.
 
 use http::header::{AUTHORIZATION, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use registry_core::{Repository, UpstreamError, UpstreamId};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use url::Url;
 
 use super::address::Reach;
-use super::challenge::{Challenge, is_listed, realm_is_bound};
 use super::clients::Clients;
-use super::config::{
-    Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, REDIRECTS_MAX, TOKEN_BYTES_MAX,
-};
+use super::config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, REDIRECTS_MAX};
 use super::failure::SendFailure;
 use super::redirect::{Hop, host_of};
 use super::reply::Reply;
-use super::token::{Issued, Token, Tokens};
+use super::token::{Token, Tokens};
 
 /// What is asked of an upstream. Nothing of a client's request is in it (I12).
 #[derive(Clone, Debug)]
@@ -32,17 +29,17 @@ pub(super) struct Question<'a> {
 pub(super) struct Transport {
     id: UpstreamId,
     /// Each endpoint's URL, with a path that ends in `/v2`.
-    roots: Vec<Url>,
-    clients: Clients,
-    realms: Vec<String>,
-    tokens: Tokens,
-    budgets: Budgets,
+    pub(super) roots: Vec<Url>,
+    pub(super) clients: Clients,
+    pub(super) realms: Vec<String>,
+    pub(super) tokens: Tokens,
+    pub(super) budgets: Budgets,
 }
 
 /// An endpoint's answer, and how far that endpoint may lead.
-struct Answered {
-    reply: Reply,
-    reach: Reach,
+pub(super) struct Answered {
+    pub(super) reply: Reply,
+    pub(super) reach: Reach,
 }
 
 impl Transport {
@@ -95,40 +92,8 @@ impl Transport {
         }
     }
 
-    /// Asks one endpoint; with a token, where it wants one.
-    async fn ask_endpoint(
-        &self,
-        endpoint: usize,
-        question: &Question<'_>,
-        deadline: Instant,
-    ) -> Result<Reply, SendFailure> {
-        let root = &self.roots[endpoint];
-        let key = (endpoint, question.repository.clone());
-        let fetch = |challenge: Challenge, reach| {
-            self.fetch_token(root, challenge, reach, question.repository, deadline)
-        };
-        let known = in_time(deadline, self.tokens.known(&key, fetch)).await?;
-        let Answered { reply, reach } = self
-            .follow(root, question, known.as_ref(), deadline)
-            .await?;
-        // A storage's challenge is none of ours: our tokens are for the endpoint.
-        if reply.status() != StatusCode::UNAUTHORIZED || !reply.is_trusted() {
-            return Ok(reply);
-        }
-        let Some(challenge) = Challenge::find(reply.headers()) else {
-            return Ok(reply);
-        };
-        reply.drain().await;
-        let token = self
-            .tokens
-            .answer(&key, challenge, reach, known.as_ref(), fetch);
-        let token = in_time(deadline, token).await??;
-        let answered = self.follow(root, question, Some(&token), deadline).await?;
-        Ok(answered.reply)
-    }
-
     /// Asks one endpoint and follows its redirects.
-    async fn follow(
+    pub(super) async fn follow(
         &self,
         root: &Url,
         question: &Question<'_>,
@@ -170,48 +135,6 @@ impl Transport {
         }
         .into())
     }
-
-    /// Gets an anonymous token from the realm of a challenge.
-    async fn fetch_token(
-        &self,
-        root: &Url,
-        challenge: Challenge,
-        reach: Reach,
-        repository: &Repository,
-        deadline: Instant,
-    ) -> Result<Issued, UpstreamError> {
-        let realm = &challenge.realm;
-        if !realm_is_bound(root, realm, &self.realms) {
-            return Err(UpstreamError::Protocol {
-                what: format!(
-                    "{} sends us to {} for a token, which is not known to belong to it: if it \
-                     does, list that host in the upstream's `realms`",
-                    host_of(root),
-                    host_of(realm)
-                ),
-            });
-        }
-        // A host that is listed by hand may be anywhere.
-        let listed = is_listed(realm, &self.realms);
-        let reach = if listed { Reach::Private } else { reach };
-        let hop = Hop {
-            url: challenge.token_url(repository.as_str()),
-            trusted: false,
-        };
-        let sending =
-            self.clients
-                .send(Method::GET, &hop, HeaderMap::new(), (root, reach), deadline);
-        let response = sending.await.map_err(|failure| failure.error)?;
-        let reply = Reply::new(response, host_of(realm), true);
-        if reply.status() != StatusCode::OK {
-            return Err(reply.failure());
-        }
-        let host = reply.host().to_owned();
-        let body = reply.read(TOKEN_BYTES_MAX, self.budgets.body_idle).await?;
-        Issued::parse(&body).ok_or_else(|| UpstreamError::Protocol {
-            what: format!("{host} answered without a token"),
-        })
-    }
 }
 
 impl Question<'_> {
@@ -222,12 +145,6 @@ impl Question<'_> {
         url.set_query(self.query.as_deref());
         url
     }
-}
-
-/// Waits for what may be another's work under way, and no longer than for one's own.
-async fn in_time<T>(deadline: Instant, work: impl Future<Output = T>) -> Result<T, UpstreamError> {
-    let outcome = timeout_at(deadline, work).await;
-    outcome.map_err(|_| UpstreamError::Timeout { what: "answer" })
 }
 
 /// Where an endpoint's API begins: at `/v2`, after the path that it may have.
