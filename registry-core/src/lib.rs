@@ -45,6 +45,6 @@ pub use store::{
 };
 pub use upstream::{
     FetchedTags, Resolution, TagPage, Upstream, UpstreamBlob, UpstreamEntry, UpstreamError,
-    UpstreamPolicy, Upstreams,
+    UpstreamPolicy, Upstreams, Validator,
 };
 pub use verify::{DigestMismatch, Hasher, Verified};

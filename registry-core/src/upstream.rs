@@ -79,6 +79,13 @@ pub trait Upstream: Send + Sync + 'static {
     /// Fetches a blob, or a range of it. The bytes are not verified: whoever stores or serves them
     /// does that.
     ///
+    /// `prior` is what came with an earlier part of the blob, which this range goes on from: an
+    /// upstream that has another body by now sends the whole of that one (`If-Range`). One that
+    /// cannot say so ignores it.
+    ///
+    /// A range may always be answered by the whole, which begins at 0. One that the blob does not
+    /// have is an empty stream that begins at the blob's size.
+    ///
     /// # Errors
     ///
     /// [`UpstreamError`]; also from the stream, after which it ends.
@@ -87,6 +94,7 @@ pub trait Upstream: Send + Sync + 'static {
         repository: &'a Repository,
         digest: Digest,
         range: Option<RangeRequest>,
+        prior: Option<&'a Validator>,
         caller: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<UpstreamBlob>, UpstreamError>>;
 
@@ -124,6 +132,8 @@ pub struct UpstreamBlob {
     pub size: Option<u64>,
     /// Offset of the stream's first byte within the blob: 0 where the range asked for was ignored.
     pub start: u64,
+    /// What tells this body from another that the upstream may have under the same name.
+    pub validator: Option<Validator>,
     /// The bytes. It ends in an error where they break off.
     pub stream: BoxStream<'static, Result<Bytes, UpstreamError>>,
 }
@@ -133,7 +143,37 @@ impl fmt::Debug for UpstreamBlob {
         f.debug_struct("UpstreamBlob")
             .field("size", &self.size)
             .field("start", &self.start)
+            .field("validator", &self.validator)
             .finish_non_exhaustive()
+    }
+}
+
+/// A strong entity tag (RFC 9110, section 8.8), and who issued it: it says nothing of the bodies
+/// that others send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Validator {
+    source: String,
+    entity_tag: String,
+}
+
+impl Validator {
+    /// `entity_tag` as it is written, quotes included, which `source` sent. What names the source
+    /// is the upstream's own choice; it holds nothing secret.
+    pub fn new(source: impl Into<String>, entity_tag: impl Into<String>) -> Self {
+        Self {
+            source: source.into(),
+            entity_tag: entity_tag.into(),
+        }
+    }
+
+    /// Who issued it.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The entity tag, quotes included.
+    pub fn entity_tag(&self) -> &str {
+        &self.entity_tag
     }
 }
 

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use http::Method;
 use registry_core::{
     Algorithm, Caller, Digest, FetchedTags, Hasher, MediaType, RangeRequest, Reference, Repository,
-    Resolution, Tag, TagPage, Upstream, UpstreamError, UpstreamId,
+    Resolution, Tag, TagPage, Upstream, UpstreamError, UpstreamId, Validator,
 };
 use registry_server::testing::{
     BlobRedirect, Fault, FixtureImage, FixtureRegistry, Gate, ImageSpec, Match, Object, Times,
@@ -90,9 +90,19 @@ impl Asked {
         digest: Digest,
         range: Option<RangeRequest>,
     ) -> Result<Option<Received>, UpstreamError> {
+        self.go_on(digest, range, None).await
+    }
+
+    /// The same of a part that goes on from what came with `prior`.
+    async fn go_on(
+        &self,
+        digest: Digest,
+        range: Option<RangeRequest>,
+        prior: Option<&Validator>,
+    ) -> Result<Option<Received>, UpstreamError> {
         let blob = self
             .upstream
-            .blob(&self.repository, digest, range, &Caller::Anonymous)
+            .blob(&self.repository, digest, range, prior, &Caller::Anonymous)
             .await?;
         let Some(mut blob) = blob else {
             return Ok(None);
@@ -100,6 +110,7 @@ impl Asked {
         let mut received = Received {
             size: blob.size,
             start: blob.start,
+            validator: blob.validator,
             bytes: Vec::new(),
             error: None,
         };
@@ -131,6 +142,7 @@ impl Asked {
 struct Received {
     size: Option<u64>,
     start: u64,
+    validator: Option<Validator>,
     bytes: Vec<u8>,
     error: Option<UpstreamError>,
 }
@@ -551,7 +563,7 @@ async fn a_slow_reader_does_not_run_out_of_budget() {
     let upstream = Asked::impatient(&registry);
     let blob = upstream
         .upstream
-        .blob(&upstream.repository, digest, None, &Caller::Anonymous)
+        .blob(&upstream.repository, digest, None, None, &Caller::Anonymous)
         .await;
     let mut stream = blob.unwrap().unwrap().stream;
     // Nobody waits for bytes in this time: the reader is busy elsewhere.
@@ -887,6 +899,55 @@ async fn a_realm_that_does_not_belong_to_the_registry_is_not_asked() {
         "it says what to do: {error}"
     );
     assert_eq!(elsewhere.stats().connections, 0);
+}
+
+/// RFC 9110, section 13.1.5: a part goes on from a body of the same tag, and the tag means something
+/// to the host that sent it only.
+#[tokio::test]
+async fn a_part_goes_on_from_the_body_that_its_host_sent() {
+    let (registry, image) = registry().await;
+    let storage = registry.start_storage().await;
+    let digest = image.layers[0].digest;
+    let upstream = Asked::of(&registry);
+    let range = Some(RangeRequest::From { first: 10 });
+    let if_range = |registry: &FixtureRegistry| {
+        let requests = registry.requests();
+        let last = requests.last().expect("a request");
+        last.header("if-range").map(str::to_owned)
+    };
+
+    let begun = upstream.blob(digest, None).await.unwrap().unwrap();
+    let of_registry = begun.validator.expect("a strong tag");
+    assert_eq!(of_registry.entity_tag(), format!("\"{digest}\""));
+    for (tag, start) in [(of_registry.entity_tag(), 10), ("\"another\"", 0)] {
+        let prior = Validator::new(of_registry.source(), tag);
+        let part = upstream.go_on(digest, range, Some(&prior)).await;
+        assert_eq!(part.unwrap().unwrap().start, start, "{tag}");
+        assert_eq!(if_range(&registry).as_deref(), Some(tag));
+    }
+    for unusable in ["W/\"x\"", "x", "\"", "\"x"] {
+        let fault = Fault::headers(&[("ETag", unusable)]);
+        registry.fault(Match::blob(digest), Times::Once, fault);
+        let weak = upstream.blob(digest, None).await.unwrap().unwrap();
+        assert_eq!(weak.validator, None, "{unusable}");
+    }
+
+    let redirect = BlobRedirect {
+        base: Some(storage.url()),
+        ..BlobRedirect::default()
+    };
+    registry.behave(|behaviour| behaviour.redirect_blobs = Some(redirect));
+    let part = upstream.go_on(digest, range, Some(&of_registry)).await;
+    let of_storage = part.unwrap().unwrap().validator.expect("a strong tag");
+    assert_eq!(
+        if_range(&registry).as_deref(),
+        Some(of_registry.entity_tag())
+    );
+    assert_eq!(if_range(&storage), None);
+    let part = upstream.go_on(digest, range, Some(&of_storage)).await;
+    assert_eq!(part.unwrap().unwrap().start, 10);
+    assert_eq!(if_range(&registry), None);
+    assert_eq!(if_range(&storage).as_deref(), Some(of_storage.entity_tag()));
 }
 
 #[tokio::test]

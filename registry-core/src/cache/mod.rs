@@ -225,7 +225,7 @@ impl Inner {
         caller: &Caller,
     ) -> Result<UpstreamBlob, CacheError> {
         let upstream = &self.entry(origin)?.upstream;
-        let blob = upstream.blob(origin.repository(), digest, range, caller);
+        let blob = upstream.blob(origin.repository(), digest, range, None, caller);
         self.in_time(blob).await?.ok_or(CacheError::NotFound)
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{
     Algorithm, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest, Reference, Repository,
-    Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError,
+    Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError, Validator,
 };
 
 /// Bytes in one piece of an unscripted body.
@@ -395,6 +395,7 @@ impl Upstream for ScriptedUpstream {
         repository: &'a Repository,
         digest: Digest,
         range: Option<RangeRequest>,
+        _prior: Option<&'a Validator>,
         _caller: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<UpstreamBlob>, UpstreamError>> {
         Box::pin(async move {
@@ -406,6 +407,7 @@ impl Upstream for ScriptedUpstream {
                     return Ok(Some(UpstreamBlob {
                         size,
                         start,
+                        validator: None,
                         stream,
                     }));
                 }
@@ -435,6 +437,7 @@ impl Upstream for ScriptedUpstream {
             Ok(Some(UpstreamBlob {
                 size: Some(size),
                 start,
+                validator: None,
                 stream,
             }))
         })

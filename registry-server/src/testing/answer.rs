@@ -227,9 +227,12 @@ fn blob(library: &Library, behaviour: &Behaviour, route: &Route<'_>, request: &R
 /// The blob, or the part of it that is asked for.
 fn part(source: &Source, digest: Digest, behaviour: &Behaviour, request: &Request) -> Answer {
     let size = source.size();
+    let etag = format!("\"{digest}\"");
+    // RFC 9110, section 13.1.5: another tag than this means everything.
+    let is_this = request.header("if-range").is_none_or(|tag| tag == etag);
     let asked = request
         .header("range")
-        .filter(|_| request.method == Method::GET && !behaviour.ignore_range)
+        .filter(|_| request.method == Method::GET && !behaviour.ignore_range && is_this)
         .and_then(parse_range);
     let mut answer = Answer::new(200, Vec::new(), Bytes::new());
     answer.body = source.clone();
@@ -244,6 +247,9 @@ fn part(source: &Source, digest: Digest, behaviour: &Behaviour, request: &Reques
         answer.status = 206;
         answer.part = (range.start(), range.len());
         answer.set_header("Content-Range", &format!("bytes {first}-{last}/{size}"));
+    }
+    if !behaviour.omit_etag {
+        answer.set_header("ETag", &etag);
     }
     let answer = answer.with("Content-Type", "application/octet-stream");
     answer.with("Accept-Ranges", "bytes")

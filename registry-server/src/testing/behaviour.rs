@@ -12,7 +12,7 @@ pub struct Behaviour {
     pub bytes_per_second: Option<u64>,
     /// No `Docker-Content-Digest`.
     pub omit_digest: bool,
-    /// No `ETag`, and no 304.
+    /// No `ETag`, on manifests and blobs, and no 304.
     pub omit_etag: bool,
     /// No `Content-Length`: bodies are chunked, and answers to HEAD tell no size.
     pub omit_length: bool,

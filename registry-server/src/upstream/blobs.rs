@@ -1,13 +1,16 @@
 //! Blobs, whole or in part: whether what comes is what was asked for (RFC 9110, section 14).
 
 use futures::stream::{self, StreamExt as _};
-use http::header::{CONTENT_RANGE, RANGE};
+use http::header::{CONTENT_RANGE, ETAG, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use registry_core::{Digest, RangeRequest, Repository, UpstreamBlob, UpstreamError};
+use registry_core::{Digest, RangeRequest, Repository, UpstreamBlob, UpstreamError, Validator};
 
 use super::HttpUpstream;
 use super::reply::Reply;
 use super::transport::Question;
+
+/// Longest entity tag that is sent back; a longer one is none (I8).
+const ENTITY_TAG_BYTES_MAX: usize = 1024;
 
 /// The range that tells a blob's size where HEAD does not: its first byte.
 const FIRST_BYTE: RangeRequest = RangeRequest::FromTo { first: 0, last: 0 };
@@ -18,13 +21,18 @@ impl HttpUpstream {
         repository: &Repository,
         digest: Digest,
         range: Option<RangeRequest>,
+        prior: Option<&Validator>,
     ) -> Result<Option<UpstreamBlob>, UpstreamError> {
-        let question = question(Method::GET, repository, digest, range);
+        let question = Question {
+            prior,
+            ..question(Method::GET, repository, digest, range)
+        };
         let reply = self.transport.ask(&question).await?;
         if reply.is_absent() {
             return Ok(None);
         }
         let extent = Extent::of(&reply, range)?;
+        let validator = validator(&reply);
         let stream = match extent.length {
             // The body of a 416 is an error's.
             Some(0) => stream::empty().boxed(),
@@ -33,6 +41,7 @@ impl HttpUpstream {
         Ok(Some(UpstreamBlob {
             size: extent.size,
             start: extent.start,
+            validator,
             stream,
         }))
     }
@@ -84,7 +93,20 @@ fn question(
         path: format!("blobs/{digest}"),
         query: None,
         headers,
+        prior: None,
     }
+}
+
+/// The entity tag of an answer that has a body of a blob, where it is a strong one: a weak one
+/// says nothing of bytes (RFC 9110, section 13.1.5).
+fn validator(reply: &Reply) -> Option<Validator> {
+    let entity_tag = reply.text(ETAG)?;
+    let is_strong = entity_tag.len() > 2
+        && entity_tag.len() <= ENTITY_TAG_BYTES_MAX
+        && entity_tag.starts_with('"')
+        && entity_tag.ends_with('"');
+    let has_body = matches!(reply.status().as_u16(), 200 | 206);
+    (is_strong && has_body).then(|| Validator::new(reply.host(), entity_tag))
 }
 
 /// Whether GET may do what this answer to HEAD did not: URLs of storage are often signed for GET

@@ -89,7 +89,9 @@ async fn http2_is_spoken_and_its_bodies_are_whole_or_an_error() {
     assert_eq!(manifest.unwrap().unwrap().bytes(), MANIFEST);
     for (kind, whole) in [(WHOLE, true), (SHORT, false), (RESET, false), (LONG, false)] {
         let digest = Digest::parse(&format!("sha256:{}", kind.to_string().repeat(64))).unwrap();
-        let blob = upstream.blob(&repository, digest, None, &caller).await;
+        let blob = upstream
+            .blob(&repository, digest, None, None, &caller)
+            .await;
         let chunks: Vec<Result<Bytes, UpstreamError>> = match blob {
             Ok(blob) => {
                 let blob = blob.unwrap();

@@ -144,6 +144,7 @@ fn question<'a>(
         path: format!("manifests/{reference}"),
         query: None,
         headers,
+        prior: None,
     }
 }
 

@@ -31,7 +31,7 @@ use std::fmt;
 use futures::future::{BoxFuture, FutureExt as _};
 use registry_core::{
     Caller, Digest, FetchedTags, Manifest, RangeRequest, Reference, Repository, Resolution, Tag,
-    TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId,
+    TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId, Validator,
 };
 use tokio::time::timeout;
 
@@ -52,8 +52,6 @@ use transport::Transport;
 ///   change of scheme, host or port. They lead from https to https only, to private addresses
 ///   only from such, and to link-local ones never; their URLs are neither logged nor told.
 /// - Where HEAD does not work, GET does: for an hour after that was found out.
-/// - A range that the blob does not have (416) is an empty [`UpstreamBlob`] that begins at the
-///   blob's size.
 pub struct HttpUpstream {
     id: UpstreamId,
     transport: Transport,
@@ -122,9 +120,10 @@ impl Upstream for HttpUpstream {
         repository: &'a Repository,
         digest: Digest,
         range: Option<RangeRequest>,
+        prior: Option<&'a Validator>,
         _: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<UpstreamBlob>, UpstreamError>> {
-        self.fetch_blob(repository, digest, range).boxed()
+        self.fetch_blob(repository, digest, range, prior).boxed()
     }
 
     fn tags<'a>(

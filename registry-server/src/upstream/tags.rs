@@ -25,6 +25,7 @@ impl HttpUpstream {
                 path: "tags/list".to_owned(),
                 query: query.clone(),
                 headers: HeaderMap::new(),
+                prior: None,
             };
             let reply = self.transport.ask(&question).await?;
             match reply.status() {

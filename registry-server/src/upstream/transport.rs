@@ -1,8 +1,8 @@
 //! One question to an upstream until its answer's headers: endpoints and redirects.
 
-use http::header::{AUTHORIZATION, LOCATION};
+use http::header::{AUTHORIZATION, IF_RANGE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use registry_core::{Repository, UpstreamError, UpstreamId};
+use registry_core::{Repository, UpstreamError, UpstreamId, Validator};
 use tokio::time::Instant;
 use url::Url;
 
@@ -23,6 +23,8 @@ pub(super) struct Question<'a> {
     pub(super) path: String,
     pub(super) query: Option<String>,
     pub(super) headers: HeaderMap,
+    /// What the range in the headers goes on from; for the host that issued it only.
+    pub(super) prior: Option<&'a Validator>,
 }
 
 /// The way to an upstream's endpoints.
@@ -109,6 +111,12 @@ impl Transport {
             if let Some(token) = token.filter(|_| hop.trusted) {
                 headers.insert(AUTHORIZATION, token.header());
             }
+            if let Some(prior) = question.prior
+                && prior.source() == host_of(&hop.url)
+                && let Ok(entity_tag) = HeaderValue::from_str(prior.entity_tag())
+            {
+                headers.insert(IF_RANGE, entity_tag);
+            }
             let method = question.method.clone();
             let sending = self
                 .clients
@@ -192,6 +200,7 @@ mod tests {
                 path: "tags/list".to_owned(),
                 query: Some("n=1".to_owned()),
                 headers: HeaderMap::new(),
+                prior: None,
             };
             let root = api_root(&Url::parse(endpoint).unwrap());
             assert_eq!(question.url(&root).as_str(), url, "{endpoint}");
