@@ -33,6 +33,7 @@ mod content;
 mod fault;
 mod image;
 mod outgoing;
+mod secrets;
 mod serve;
 mod stats;
 pub(crate) mod tls;
@@ -53,6 +54,7 @@ pub use behaviour::{Behaviour, BlobRedirect, TokenAuth};
 pub use fault::{Fault, Gate, Match, Times};
 pub use image::{FixtureImage, ImageFormat, ImageSpec};
 pub use outgoing::{Outgoing, OutgoingLog};
+pub use secrets::Secrets;
 pub use stats::{Object, Recorded, Stats};
 pub use tls::FixtureTls;
 
@@ -133,6 +135,15 @@ impl FixtureRegistry {
     pub async fn start_storage(&self) -> Self {
         let tls = self.state.tls.clone();
         Self::start_over(ANY_PORT.into(), Arc::clone(&self.state.library), tls).await
+    }
+
+    /// [`Self::start_https`], with what several servers show in common.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub async fn start_https_with(tls: &FixtureTls) -> Self {
+        Self::start_over(ANY_PORT.into(), Arc::default(), Some(tls.clone())).await
     }
 
     async fn start_over(

@@ -20,11 +20,16 @@ const NAMES: [&str; 2] = ["127.0.0.1", "localhost"];
 /// Why nothing of the below can fail.
 const GENERATED: &str = "what was generated for this is well-formed";
 
-/// What clients of a fixture registry over HTTPS need, in PEM.
+/// What a fixture registry and its clients need for HTTPS, in PEM. Other servers can show the same
+/// certificate.
 #[derive(Clone)]
 pub struct FixtureTls {
     /// The authority to trust.
     pub ca_pem: String,
+    /// The server's certificate.
+    pub server_cert_pem: String,
+    /// That certificate's key.
+    pub server_key_pem: String,
     /// A certificate that a client may show; none has to.
     pub client_cert_pem: String,
     /// That certificate's key.
@@ -33,16 +38,29 @@ pub struct FixtureTls {
 }
 
 impl FixtureTls {
-    pub(crate) fn generate() -> Self {
+    /// Makes an authority, and a certificate of its for `127.0.0.1` and `localhost`.
+    pub fn generate() -> Self {
+        Self::generate_for(&[])
+    }
+
+    /// The same, with a certificate that is good for these names too.
+    ///
+    /// # Panics
+    ///
+    /// Where a name is none.
+    pub fn generate_for(names: &[&str]) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect(GENERATED);
         let authority = CertifiedIssuer::self_signed(params, key).expect(GENERATED);
-        let (server, server_key) = issue(&authority, NAMES.map(String::from).to_vec());
+        let names = NAMES.iter().chain(names).copied().map(String::from);
+        let (server, server_key) = issue(&authority, names.collect());
         let (client, client_key) = issue(&authority, vec!["client".to_owned()]);
         let config = server_config(authority.der(), server.der(), &server_key);
         Self {
             ca_pem: authority.pem(),
+            server_cert_pem: server.pem(),
+            server_key_pem: server_key.serialize_pem(),
             client_cert_pem: client.pem(),
             client_key_pem: client_key.serialize_pem(),
             config: Arc::new(config),
