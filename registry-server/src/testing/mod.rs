@@ -37,6 +37,7 @@ mod secrets;
 mod serve;
 mod stats;
 pub(crate) mod tls;
+mod token_server;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,7 @@ pub use outgoing::{Outgoing, OutgoingLog};
 pub use secrets::Secrets;
 pub use stats::{Object, Recorded, Stats};
 pub use tls::FixtureTls;
+pub use token_server::{Access, TokenRequest, TokenServer};
 
 use answer::Request;
 use content::{Generated, Library, Source, StoredManifest};

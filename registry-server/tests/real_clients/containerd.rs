@@ -10,7 +10,7 @@ use registry_core::Digest;
 
 use crate::example_files::CERTS_FOLDER;
 use crate::image::{Content, MARK_FILE};
-use crate::scene::{Client, Published, Scene};
+use crate::site::{Client, Published, Site};
 use crate::workshop::{Process, Workshop, command, sandboxed};
 
 pub(crate) const PROGRAMS: [&str; 3] = ["containerd", "ctr", "runc"];
@@ -32,18 +32,18 @@ pub(crate) struct Containerd {
 
 impl Containerd {
     #[track_caller]
-    pub(crate) fn start(scene: &Scene, name: &str) -> Self {
-        let folder = scene.workshop.create_folder(name);
-        let certs = scene.examples.path("containerd/certs.d");
+    pub(crate) fn start(site: &Site, name: &str) -> Self {
+        let folder = site.workshop.create_folder(name);
+        let certs = site.examples.path("containerd/certs.d");
         let configuration = folder.join("config.toml");
-        fs::write(&configuration, configure(scene, &certs, &folder)).expect("write config.toml");
+        fs::write(&configuration, configure(site, &certs, &folder)).expect("write config.toml");
         let socket = folder.join("containerd.sock");
         let mut containerd = sandboxed("containerd");
         containerd.arg("--config").arg(configuration);
         containerd.arg("--address").arg(&socket);
         containerd.arg("--root").arg(folder.join("root"));
         containerd.arg("--state").arg(folder.join("state"));
-        let mut process = scene.workshop.spawn(name, containerd);
+        let mut process = site.workshop.spawn(name, containerd);
         process.await_ready(|_| UnixStream::connect(&socket).ok());
         Self {
             socket,
@@ -88,8 +88,8 @@ impl Containerd {
 }
 
 /// `examples/config/containerd/config.toml`, with what keeps this daemon to its folder.
-fn configure(scene: &Scene, certs: &Path, folder: &Path) -> String {
-    let example = scene.examples.read("containerd/config.toml");
+fn configure(site: &Site, certs: &Path, folder: &Path) -> String {
+    let example = site.examples.read("containerd/config.toml");
     assert!(
         example.contains(CERTS_FOLDER),
         "the example names {CERTS_FOLDER}"
@@ -111,23 +111,23 @@ pub(crate) struct Ctr {
 
 impl Ctr {
     #[track_caller]
-    pub(crate) fn start(scene: &Scene, act: &str) -> Self {
-        let containerd = Containerd::start(scene, &format!("containerd-{act}"));
+    pub(crate) fn start(site: &Site, act: &str) -> Self {
+        let containerd = Containerd::start(site, &format!("containerd-{act}"));
         Self { containerd }
     }
 }
 
 impl Client for Ctr {
     #[track_caller]
-    fn pull(&self, scene: &Scene, published: &Published) -> Content {
+    fn pull(&self, site: &Site, published: &Published) -> Content {
         let name = published.name();
         let mut pull = self.containerd.ctr("default");
         pull.args(["images", "pull", "--snapshotter", SNAPSHOTTER]);
         pull.arg("--hosts-dir")
             .arg(&self.containerd.certs)
             .arg(&name);
-        scene.workshop.run("ctr-pull", pull);
-        self.containerd.content(&scene.workshop, "default", &name)
+        site.workshop.run("ctr-pull", pull);
+        self.containerd.content(&site.workshop, "default", &name)
     }
 }
 
@@ -140,8 +140,8 @@ pub(crate) struct Kubelet {
 
 impl Kubelet {
     #[track_caller]
-    pub(crate) fn start(scene: &Scene, act: &str) -> Self {
-        let containerd = Containerd::start(scene, &format!("cri-{act}"));
+    pub(crate) fn start(site: &Site, act: &str) -> Self {
+        let containerd = Containerd::start(site, &format!("cri-{act}"));
         Self {
             containerd,
             calls: Cell::new(0),
@@ -151,7 +151,7 @@ impl Kubelet {
 
 impl Client for Kubelet {
     #[track_caller]
-    fn pull(&self, scene: &Scene, published: &Published) -> Content {
+    fn pull(&self, site: &Site, published: &Published) -> Content {
         let name = published.name();
         let number = self.calls.replace(self.calls.get() + 1);
         let request = self
@@ -178,13 +178,13 @@ impl Client for Kubelet {
         call.arg("--data-binary")
             .arg(format!("@{}", request.display()));
         call.arg("http://localhost/runtime.v1.ImageService/PullImage");
-        let answer = scene.workshop.run_for_text("cri-pull", call);
+        let answer = site.workshop.run_for_text("cri-pull", call);
         assert!(
             answer.lines().any(|line| line == "grpc-status: 0"),
             "{name}: {answer}"
         );
         self.containerd
-            .content(&scene.workshop, CRI_NAMESPACE, &name)
+            .content(&site.workshop, CRI_NAMESPACE, &name)
     }
 }
 

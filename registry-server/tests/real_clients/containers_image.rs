@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use registry_core::Digest;
 
 use crate::image::{Content, MARK_FILE, digest_of, mark_in_layer};
-use crate::scene::{Client, Published, Scene};
+use crate::site::{Client, Published, Site};
 use crate::workshop::sandboxed;
 
 pub(crate) const PODMAN_PROGRAMS: [&str; 1] = ["podman"];
@@ -22,10 +22,10 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    fn name_of(self, published: &Published, scene: &Scene) -> String {
+    fn name_of(self, published: &Published, site: &Site) -> String {
         match self {
             Self::Configured => published.name(),
-            Self::Path => format!("{}/{}", scene.mirror.address, published.name()),
+            Self::Path => format!("{}/{}", site.mirror, published.name()),
         }
     }
 
@@ -43,25 +43,25 @@ pub(crate) struct Skopeo {
 
 impl Skopeo {
     #[track_caller]
-    pub(crate) fn start(scene: &Scene, way: Way, act: &str) -> Self {
-        let folder = scene.workshop.create_folder(format!("skopeo-{act}"));
+    pub(crate) fn start(site: &Site, way: Way, act: &str) -> Self {
+        let folder = site.workshop.create_folder(format!("skopeo-{act}"));
         Self { way, folder }
     }
 }
 
 impl Client for Skopeo {
     #[track_caller]
-    fn pull(&self, scene: &Scene, published: &Published) -> Content {
+    fn pull(&self, site: &Site, published: &Published) -> Content {
         let image = self.folder.join(published.name().replace('/', "-"));
         let mut skopeo = sandboxed("skopeo");
         skopeo
             .arg("--registries-conf")
-            .arg(scene.examples.path("podman/registries.conf"));
+            .arg(site.examples.path("podman/registries.conf"));
         skopeo.args(["copy", "--quiet", "--all"]);
         skopeo.args(self.way.tls_flag("--src-tls-verify=false"));
-        skopeo.arg(format!("docker://{}", self.way.name_of(published, scene)));
+        skopeo.arg(format!("docker://{}", self.way.name_of(published, site)));
         skopeo.arg(format!("dir:{}", image.display()));
-        scene.workshop.run("skopeo-copy", skopeo);
+        site.workshop.run("skopeo-copy", skopeo);
 
         let manifest = fs::read(image.join("manifest.json")).expect("skopeo wrote the manifest");
         let marks = fs::read_dir(&image)
@@ -90,19 +90,19 @@ pub(crate) struct Podman {
 
 impl Podman {
     #[track_caller]
-    pub(crate) fn start(scene: &Scene, way: Way, act: &str) -> Self {
-        let folder = scene.workshop.create_folder(format!("podman-{act}"));
+    pub(crate) fn start(site: &Site, way: Way, act: &str) -> Self {
+        let folder = site.workshop.create_folder(format!("podman-{act}"));
         Self { way, folder }
     }
 
     /// Runs a shell script in which `"$@"` is Podman with this client's storage.
     #[track_caller]
-    fn run(&self, scene: &Scene, script: &str) -> String {
+    fn run(&self, site: &Site, script: &str) -> String {
         let mut podman = sandboxed("sh");
         podman.env("HOME", &self.folder);
         podman.env(
             "CONTAINERS_REGISTRIES_CONF",
-            scene.examples.path("podman/registries.conf"),
+            site.examples.path("podman/registries.conf"),
         );
         podman.args(["-c", script, "sh", "podman", "--storage-driver", "vfs"]);
         for folder in ["root", "runroot", "tmpdir"] {
@@ -110,22 +110,22 @@ impl Podman {
                 .arg(format!("--{folder}"))
                 .arg(self.folder.join(folder));
         }
-        scene.workshop.run_for_text("podman", podman)
+        site.workshop.run_for_text("podman", podman)
     }
 }
 
 impl Client for Podman {
     #[track_caller]
-    fn pull(&self, scene: &Scene, published: &Published) -> Content {
-        let name = self.way.name_of(published, scene);
+    fn pull(&self, site: &Site, published: &Published) -> Content {
+        let name = self.way.name_of(published, site);
         let flag = self.way.tls_flag("--tls-verify=false").unwrap_or_default();
-        self.run(scene, &format!("\"$@\" pull --quiet {flag} {name}"));
+        self.run(site, &format!("\"$@\" pull --quiet {flag} {name}"));
         let digest = self.run(
-            scene,
+            site,
             &format!("\"$@\" image inspect --format '{{{{.Digest}}}}' {name}"),
         );
         let mark = self.run(
-            scene,
+            site,
             &format!("cat \"$(\"$@\" image mount {name})/{MARK_FILE}\""),
         );
         Content {

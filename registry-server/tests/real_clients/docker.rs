@@ -8,7 +8,8 @@ use registry_core::Digest;
 
 use crate::containerd::Containerd;
 use crate::image::{Content, MARK_FILE, mark_in_tar};
-use crate::scene::{Client, DOCKER_IO, Published, Scene};
+use crate::scene::DOCKER_IO;
+use crate::site::{Client, Published, Site};
 use crate::workshop::{Process, command, sandboxed};
 
 pub(crate) const PROGRAMS: [&str; 4] = ["dockerd", "docker", "containerd", "runc"];
@@ -24,14 +25,14 @@ pub(crate) struct Docker {
 
 impl Docker {
     #[track_caller]
-    pub(crate) fn start(scene: &Scene, act: &str) -> Self {
-        let containerd = Containerd::start(scene, &format!("containerd-{act}"));
+    pub(crate) fn start(site: &Site, act: &str) -> Self {
+        let containerd = Containerd::start(site, &format!("containerd-{act}"));
         let name = format!("dockerd-{act}");
-        let folder = scene.workshop.create_folder(&name);
+        let folder = site.workshop.create_folder(&name);
         let mut dockerd = sandboxed("dockerd");
         dockerd
             .arg("--config-file")
-            .arg(scene.examples.path("docker/daemon.json"));
+            .arg(site.examples.path("docker/daemon.json"));
         dockerd.arg("--containerd").arg(&containerd.socket);
         dockerd.arg("--data-root").arg(folder.join("data"));
         dockerd.arg("--exec-root").arg(folder.join("exec"));
@@ -40,7 +41,7 @@ impl Docker {
         // Nothing is run, so the machine's network is left alone; vfs needs nothing of the kernel.
         dockerd.args(["--bridge=none", "--iptables=false", "--ip-forward=false"]);
         dockerd.args(["--storage-driver", "vfs"]);
-        let mut process = scene.workshop.spawn(&name, dockerd);
+        let mut process = site.workshop.spawn(&name, dockerd);
         process.await_ready(|output| output.contains("API listen on").then_some(()));
         UnixStream::connect(folder.join("docker.sock")).expect("the Engine listens");
         Self {
@@ -58,10 +59,10 @@ impl Docker {
     }
 
     #[track_caller]
-    fn run(&self, scene: &Scene, arguments: &[&str]) -> String {
+    fn run(&self, site: &Site, arguments: &[&str]) -> String {
         let mut docker = self.docker();
         docker.args(arguments);
-        scene.workshop.run_for_text("docker", docker)
+        site.workshop.run_for_text("docker", docker)
     }
 }
 
@@ -71,15 +72,15 @@ fn host(folder: &Path) -> String {
 
 impl Client for Docker {
     #[track_caller]
-    fn pull(&self, scene: &Scene, published: &Published) -> Content {
+    fn pull(&self, site: &Site, published: &Published) -> Content {
         let name = published.name();
         let name = match published.registry.as_str() {
             DOCKER_IO => name,
-            _ => format!("{}/{name}", scene.mirror.address),
+            _ => format!("{}/{name}", site.mirror),
         };
-        self.run(scene, &["pull", "--quiet", &name]);
+        self.run(site, &["pull", "--quiet", &name]);
         let digest = self.run(
-            scene,
+            site,
             &[
                 "image",
                 "inspect",
@@ -90,10 +91,10 @@ impl Client for Docker {
         );
         let (_, digest) = digest.split_once('@').expect("name@digest");
 
-        let container = self.run(scene, &["create", &name]);
+        let container = self.run(site, &["create", &name]);
         let mut copy = self.docker();
         copy.args(["cp", &format!("{container}:/{MARK_FILE}"), "-"]);
-        let archive = scene.workshop.run("docker-cp", copy);
+        let archive = site.workshop.run("docker-cp", copy);
         Content {
             digest: Digest::parse(digest).expect("Docker prints digests"),
             mark: mark_in_tar(archive.as_slice()).expect("the copied file"),

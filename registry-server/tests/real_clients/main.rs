@@ -13,6 +13,7 @@ mod mirror;
 mod origin;
 mod requirements;
 mod scene;
+mod site;
 mod workshop;
 
 use crate::containerd::{Ctr, Kubelet};
@@ -31,7 +32,7 @@ fn containerd_through_hosts_toml() {
 fn containerd_passes_by_a_mirror_that_does_not_know_the_registry() {
     if requirements::are_met("containerd", &containerd::PROGRAMS) {
         let scene = Scene::start();
-        scene.pull_all_from_unknown_registries(&Ctr::start(&scene, "cold"));
+        scene.pull_all_from_unknown_registries(&Ctr::start(&scene.site, "cold"));
         let log = scene.mirror.output();
         assert!(log.contains("unknown-upstream"), "the mirror was not asked");
         scene.finish();
@@ -56,28 +57,28 @@ fn docker_through_registry_mirrors() {
 #[test]
 fn podman_through_registries_conf() {
     if requirements::are_met("podman", &containers_image::PODMAN_PROGRAMS) {
-        Scene::start().play(|scene, act| Podman::start(scene, Way::Configured, act));
+        Scene::start().play(|site, act| Podman::start(site, Way::Configured, act));
     }
 }
 
 #[test]
 fn podman_by_path() {
     if requirements::are_met("podman", &containers_image::PODMAN_PROGRAMS) {
-        Scene::start().play(|scene, act| Podman::start(scene, Way::Path, act));
+        Scene::start().play(|site, act| Podman::start(site, Way::Path, act));
     }
 }
 
 #[test]
 fn skopeo_through_registries_conf() {
     if requirements::are_met("skopeo", &[]) {
-        Scene::start().play(|scene, act| Skopeo::start(scene, Way::Configured, act));
+        Scene::start().play(|site, act| Skopeo::start(site, Way::Configured, act));
     }
 }
 
 #[test]
 fn skopeo_by_path() {
     if requirements::are_met("skopeo", &[]) {
-        Scene::start().play(|scene, act| Skopeo::start(scene, Way::Path, act));
+        Scene::start().play(|site, act| Skopeo::start(site, Way::Path, act));
     }
 }
 
@@ -87,9 +88,9 @@ fn a_mirror_started_without_its_upstreams_serves_what_it_holds() {
         return;
     }
     let mut scene = Scene::start();
-    scene.pull_all(&Skopeo::start(&scene, Way::Path, "cold"));
+    scene.pull_all(&Skopeo::start(&scene.site, Way::Path, "cold"));
     scene.stop_origins();
     let scene = scene.restart_mirror();
-    scene.pull_all(&Skopeo::start(&scene, Way::Path, "after-restart"));
+    scene.pull_all(&Skopeo::start(&scene.site, Way::Path, "after-restart"));
     scene.finish();
 }

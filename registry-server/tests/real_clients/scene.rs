@@ -1,12 +1,12 @@
 //! What every test has around it: two registries that hold different images under the same names,
-//! the mirror between them and the clients, and the configuration files of `examples/config`.
+//! and the mirror between them and the clients.
 
 use std::collections::BTreeMap;
 
-use crate::example_files::ExampleFiles;
-use crate::image::{BaseLayer, Content, Image};
+use crate::image::{BaseLayer, Image};
 use crate::mirror::{Mirror, MirrorOptions};
 use crate::origin::{Origin, Request};
+use crate::site::{Client, Published, Site};
 use crate::workshop::Workshop;
 
 pub(crate) const DOCKER_IO: &str = "docker.io";
@@ -16,37 +16,14 @@ pub(crate) const QUAY_IO: &str = "quay.io";
 const SINGLE: (&str, &str) = ("library/app", "latest");
 const MULTI: (&str, &str) = ("team/tool", "1.0");
 
-/// An image under its public name.
-#[derive(Clone)]
-pub(crate) struct Published {
-    pub(crate) registry: String,
-    pub(crate) repository: &'static str,
-    pub(crate) tag: &'static str,
-    pub(crate) content: Content,
-}
-
-impl Published {
-    /// `quay.io/team/tool:1.0`
-    pub(crate) fn name(&self) -> String {
-        format!("{}/{}:{}", self.registry, self.repository, self.tag)
-    }
-}
-
-/// A program that pulls images, with a storage of its own.
-pub(crate) trait Client {
-    /// Pulls an image that this client has never seen, and says what it got.
-    fn pull(&self, scene: &Scene, published: &Published) -> Content;
-}
-
 /// See the module.
 pub(crate) struct Scene {
-    pub(crate) examples: ExampleFiles,
     pub(crate) mirror: Mirror,
     mirror_options: MirrorOptions,
     published: Vec<Published>,
     origins: Vec<Origin>,
     // Dropped last: the others write into its folder, and show what they wrote when a test fails.
-    pub(crate) workshop: Workshop,
+    pub(crate) site: Site,
 }
 
 impl Scene {
@@ -81,10 +58,8 @@ impl Scene {
             upstreams: [DOCKER_IO, QUAY_IO].into_iter().zip(addresses).collect(),
         };
         let mirror = Mirror::start(&workshop, &mirror_options);
-        let examples = ExampleFiles::render(&workshop.create_folder("config"), mirror.address);
         Self {
-            workshop,
-            examples,
+            site: Site::new(workshop, mirror.address, "config"),
             mirror,
             mirror_options,
             published,
@@ -95,19 +70,19 @@ impl Scene {
     /// The whole of what a mirror is for, with a fresh client for each act: each name gets its own
     /// content, a second client costs no download, and a third needs no registry at all.
     #[track_caller]
-    pub(crate) fn play<C: Client>(mut self, start: impl Fn(&Self, &str) -> C) {
-        self.pull_all(&start(&self, "cold"));
+    pub(crate) fn play<C: Client>(mut self, start: impl Fn(&Site, &str) -> C) {
+        self.pull_all(&start(&self.site, "cold"));
         let seen = self.requests();
         assert_every_blob_was_downloaded_once(&seen.concat());
 
-        self.pull_all(&start(&self, "warm"));
+        self.pull_all(&start(&self.site, "warm"));
         let new = self.requests().into_iter().zip(seen);
         for (requests, seen) in new {
             assert_only_tags_were_revalidated(&requests[seen.len()..]);
         }
 
         self.stop_origins();
-        self.pull_all(&start(&self, "offline"));
+        self.pull_all(&start(&self.site, "offline"));
         self.finish();
     }
 
@@ -115,8 +90,7 @@ impl Scene {
     #[track_caller]
     pub(crate) fn pull_all(&self, client: &impl Client) {
         for published in &self.published {
-            let content = client.pull(self, published);
-            assert_eq!(content, published.content, "{}", published.name());
+            self.site.pull(client, published);
         }
     }
 
@@ -135,8 +109,7 @@ impl Scene {
                 registry: address.to_string(),
                 ..published.clone()
             };
-            let content = client.pull(self, &direct);
-            assert_eq!(content, published.content, "{}", direct.name());
+            self.site.pull(client, &direct);
         }
     }
 
@@ -149,9 +122,12 @@ impl Scene {
     #[track_caller]
     pub(crate) fn restart_mirror(mut self) -> Self {
         self.mirror.stop();
-        self.mirror = Mirror::start(&self.workshop, &self.mirror_options);
-        let config = self.workshop.create_folder("config-after-restart");
-        self.examples = ExampleFiles::render(&config, self.mirror.address);
+        self.mirror = Mirror::start(&self.site.workshop, &self.mirror_options);
+        self.site = Site::new(
+            self.site.workshop,
+            self.mirror.address,
+            "config-after-restart",
+        );
         self
     }
 
@@ -160,7 +136,7 @@ impl Scene {
     pub(crate) fn finish(mut self) {
         self.stop_origins();
         self.mirror.stop();
-        self.workshop.close();
+        self.site.workshop.close();
     }
 
     /// What each registry was asked for so far.
