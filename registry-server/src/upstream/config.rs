@@ -53,7 +53,8 @@ pub struct HttpUpstreamConfig {
     /// Its name: for messages and logs, and never an address (I12).
     pub id: UpstreamId,
     /// Where it answers: tried in this order until a connection comes about. `http` or `https`,
-    /// with a host, maybe a port and a path that `/v2` is put after; without credentials.
+    /// with a host, maybe a port and a path that `/v2` is put after, unless it has `/v2` in it;
+    /// without credentials.
     pub endpoints: Vec<Url>,
     /// A PEM file of authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,

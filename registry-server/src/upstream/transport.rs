@@ -30,7 +30,7 @@ pub(super) struct Question<'a> {
 /// The way to an upstream's endpoints.
 pub(super) struct Transport {
     id: UpstreamId,
-    /// Each endpoint's URL, with a path that ends in `/v2`.
+    /// Each endpoint's URL, with the path that its repositories are below.
     pub(super) roots: Vec<Url>,
     pub(super) clients: Clients,
     pub(super) realms: Vec<String>,
@@ -155,12 +155,17 @@ impl Question<'_> {
     }
 }
 
-/// Where an endpoint's API begins: at `/v2`, after the path that it may have.
+/// Where an endpoint's repositories are: below `/v2`, after the path that it may have. Where that
+/// path has `/v2` in it, it is taken as it is: what follows begins the name of each repository, as
+/// with a cache of several registries (`https://cache.example.org/v2/quay.io`).
 fn api_root(endpoint: &Url) -> Url {
     let mut root = endpoint.clone();
     let path = endpoint.path().trim_end_matches('/');
-    let path = path.strip_suffix("/v2").unwrap_or(path);
-    root.set_path(&format!("{path}/v2"));
+    let path = match path.split('/').any(|component| component == "v2") {
+        true => path.to_owned(),
+        false => format!("{path}/v2"),
+    };
+    root.set_path(&path);
     root
 }
 
@@ -192,6 +197,10 @@ mod tests {
             (
                 "https://h/mirror/hub",
                 "https://h/mirror/hub/v2/library/app/tags/list?n=1",
+            ),
+            (
+                "https://h/v2/quay.io/",
+                "https://h/v2/quay.io/library/app/tags/list?n=1",
             ),
         ] {
             let question = Question {
