@@ -7,8 +7,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, ready};
@@ -57,17 +56,22 @@ impl BlobStore for UnnamedFiles {
         ready(Ok(body)).boxed()
     }
 
-    fn stage(&self, _: Option<u64>) -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>> {
+    fn stage(
+        &self,
+        digest: Digest,
+        _: Option<u64>,
+    ) -> BoxFuture<'_, Result<Arc<dyn BlobSink>, StoreError>> {
         let sink = tempfile::tempfile()
             .map(|file| {
                 let spool = Arc::new(Spool {
                     file: Arc::new(file),
-                    written: AtomicU64::new(0),
+                    written: Mutex::default(),
                 });
-                Box::new(Sink {
+                Arc::new(Sink {
+                    digest,
                     spool,
                     blobs: Arc::clone(&self.blobs),
-                }) as Box<dyn BlobSink>
+                }) as Arc<dyn BlobSink>
             })
             .map_err(|error| StoreError::io(StoreOperation::Write, error));
         ready(sink).boxed()
@@ -89,35 +93,77 @@ impl BlobStore for UnnamedFiles {
 }
 
 struct Sink {
+    digest: Digest,
     spool: Arc<Spool>,
     blobs: Blobs,
 }
 
 struct Spool {
     file: Arc<File>,
-    written: AtomicU64,
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    /// How many bytes were written, and where the last of them ends. No byte is written twice, so
+    /// where the two are equal there is no hole.
+    bytes: u64,
+    end: u64,
+    /// A write failed, or the sink was committed or discarded.
+    is_closed: bool,
+}
+
+impl Spool {
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, offset: u64, chunk: &[u8]) -> Result<(), StoreError> {
+        let operation = StoreOperation::Write;
+        // A store for production would hold no lock here, and hop to a blocking thread: then the
+        // future can be dropped while it writes, and a commit has to be refused that comes before
+        // the end of a write.
+        let mut written = self.written();
+        if written.is_closed {
+            let what = "nothing can be written to it any more";
+            return Err(StoreError::Corrupt { operation, what });
+        }
+        if let Err(error) = self.file.write_all_at(chunk, offset) {
+            written.is_closed = true;
+            return Err(StoreError::io(operation, error));
+        }
+        if !chunk.is_empty() {
+            written.bytes += chunk.len() as u64;
+            written.end = written.end.max(offset + chunk.len() as u64);
+        }
+        Ok(())
+    }
 }
 
 impl BlobSink for Sink {
-    fn append(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
-        // A store for production would hop to a blocking thread here.
-        let at = self.spool.written.load(Ordering::Acquire);
-        let written = self.spool.file.write_all_at(&chunk, at);
-        if written.is_ok() {
-            self.spool
-                .written
-                .store(at + chunk.len() as u64, Ordering::Release);
-        }
-        ready(written.map_err(|error| StoreError::io(StoreOperation::Write, error))).boxed()
+    // This store keeps nothing of what nobody finished: it has nothing to tell of, and need not
+    // remember how far a sink has come.
+    fn kept(&self) -> u64 {
+        0
+    }
+
+    fn checkpoint(&self, _: u64) {}
+
+    fn write_at(&self, offset: u64, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
+        async move { self.spool.write(offset, &chunk) }.boxed()
     }
 
     fn reader(&self) -> Arc<dyn SpoolReader> {
         Arc::clone(&self.spool) as _
     }
 
-    fn commit(self: Box<Self>, verified: Verified) -> BoxFuture<'static, Result<(), StoreError>> {
-        let size = self.spool.written.load(Ordering::Acquire);
-        if verified.size() != size {
+    fn commit(self: Arc<Self>, verified: Verified) -> BoxFuture<'static, Result<(), StoreError>> {
+        let mut written = self.spool.written();
+        let is_whole = written.bytes == written.end && written.end == verified.size();
+        if std::mem::replace(&mut written.is_closed, true)
+            || !is_whole
+            || verified.digest() != self.digest
+        {
             let what = "other bytes were verified than were written";
             let operation = StoreOperation::Commit;
             return ready(Err(StoreError::Corrupt { operation, what })).boxed();
@@ -125,15 +171,19 @@ impl BlobSink for Sink {
         let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
         let file = &self.spool.file;
         blobs
-            .entry(verified.digest())
-            .or_insert_with(|| (size, Arc::clone(file)));
+            .entry(self.digest)
+            .or_insert_with(|| (verified.size(), Arc::clone(file)));
         ready(Ok(())).boxed()
+    }
+
+    fn discard(self: Arc<Self>) {
+        self.spool.written().is_closed = true;
     }
 }
 
 impl SpoolReader for Spool {
     fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes, StoreError>> {
-        let there = self.written.load(Ordering::Acquire).saturating_sub(offset);
+        let there = self.written().end.saturating_sub(offset);
         let mut bytes = vec![0; len.min(usize::try_from(there).unwrap_or(usize::MAX))];
         let read = self
             .file

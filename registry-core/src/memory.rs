@@ -4,6 +4,8 @@
 //! and a writer would otherwise have to agree on something. What it answers is what every other
 //! store has to answer. It has no limit of its own, so it is for tests, examples and small tools.
 
+mod sink;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
@@ -15,9 +17,10 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 
 use crate::{
     BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Digest, Link, LinkStore,
-    LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, SpoolReader, StoreError,
-    StoreOperation, Tag, TagRecord, TagStore, UpstreamId, Verified,
+    LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, StoreError, Tag, TagRecord,
+    TagStore, UpstreamId,
 };
+use sink::{MemorySink, Unfinished};
 
 /// Bytes in one item of a blob's stream.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -33,6 +36,7 @@ type Shared = Arc<Mutex<Content>>;
 #[derive(Default)]
 struct Content {
     blobs: BTreeMap<Digest, Bytes>,
+    unfinished: Unfinished,
     manifests: BTreeMap<Digest, Manifest>,
     /// No origin has an empty map: one without tags is not there.
     tags: BTreeMap<Origin, BTreeMap<Tag, TagRecord>>,
@@ -87,14 +91,12 @@ impl BlobStore for MemoryStore {
 
     fn stage(
         &self,
+        digest: Digest,
         _size_hint: Option<u64>,
-    ) -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Arc<dyn BlobSink>, StoreError>> {
         Box::pin(async move {
-            let sink = MemorySink {
-                content: Arc::clone(&self.content),
-                written: Arc::default(),
-            };
-            Ok(Box::new(sink) as Box<dyn BlobSink>)
+            let sink = MemorySink::stage(&self.content, digest);
+            Ok(Arc::new(sink) as Arc<dyn BlobSink>)
         })
     }
 
@@ -135,54 +137,6 @@ fn body(bytes: &Bytes, range: Option<RangeRequest>) -> BlobBody {
         size,
         range,
         payload: BlobPayload::Stream(stream::iter(chunks).boxed()),
-    }
-}
-
-/// A blob being written: a buffer of its own, which only [`MemorySink::commit`] copies from.
-struct MemorySink {
-    content: Shared,
-    written: Arc<Written>,
-}
-
-#[derive(Default)]
-struct Written(Mutex<Vec<u8>>);
-
-impl BlobSink for MemorySink {
-    fn append(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move {
-            lock(&self.written.0).extend_from_slice(&chunk);
-            Ok(())
-        })
-    }
-
-    fn reader(&self) -> Arc<dyn SpoolReader> {
-        Arc::clone(&self.written) as _
-    }
-
-    fn commit(self: Box<Self>, verified: Verified) -> BoxFuture<'static, Result<(), StoreError>> {
-        Box::pin(async move {
-            let bytes = Bytes::copy_from_slice(&lock(&self.written.0));
-            if bytes.len() as u64 != verified.size() {
-                return Err(StoreError::Corrupt {
-                    operation: StoreOperation::Commit,
-                    what: "other bytes were verified than were written",
-                });
-            }
-            let mut content = lock(&self.content);
-            content.blobs.entry(verified.digest()).or_insert(bytes);
-            Ok(())
-        })
-    }
-}
-
-impl SpoolReader for Written {
-    fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes, StoreError>> {
-        Box::pin(async move {
-            let written = lock(&self.0);
-            let start = usize::try_from(offset).map_or(written.len(), |at| at.min(written.len()));
-            let end = start.saturating_add(len).min(written.len());
-            Ok(Bytes::copy_from_slice(&written[start..end]))
-        })
     }
 }
 

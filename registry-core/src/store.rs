@@ -45,16 +45,25 @@ pub trait BlobStore: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Option<BlobBody>, StoreError>>;
 
     /// A place to write a blob that is not yet verified, invisible to every other method here.
-    /// `size_hint` is its expected size in bytes, where that is known: a store may refuse at once
-    /// what it has no room for.
+    /// `digest` is the name that it is expected to have: what an earlier sink of it left unfinished
+    /// may be given to this one ([`BlobSink::kept`]). `size_hint` is its expected size in bytes,
+    /// where that is known: a store may refuse at once what it has no room for.
     ///
-    /// Any number may be staged at a time, also of the same content.
+    /// Any number may be staged at a time, also of the same digest: at most one of them is given
+    /// what was left.
     ///
     /// # Errors
     ///
     /// [`StoreError::NoSpace`], or another where nothing can be written.
-    fn stage(&self, size_hint: Option<u64>)
-    -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>>;
+    ///
+    /// # Cancellation
+    ///
+    /// What an earlier sink left stays for a later one, or is lost.
+    fn stage(
+        &self,
+        digest: Digest,
+        size_hint: Option<u64>,
+    ) -> BoxFuture<'_, Result<Arc<dyn BlobSink>, StoreError>>;
 
     /// Removes a blob; whether it was there. The record goes before the content (I6).
     ///
@@ -110,24 +119,50 @@ impl<E> fmt::Debug for BlobPayload<E> {
     }
 }
 
-/// A blob being written. Dropping it discards what was written.
-pub trait BlobSink: Send {
-    /// Writes the next bytes; once this returns, readers see them.
+/// A blob being written, in parts and in any order.
+///
+/// It ends in one of three ways: [`Self::commit`] makes it visible, [`Self::discard`] throws it
+/// away, and dropping it, with the last of its `Arc`s, leaves it unfinished. What was checkpointed
+/// until then a store may keep, also across a restart of the process, for a later sink of the same
+/// digest; everything else is gone. So whoever finds the bytes to be wrong has to discard them, and
+/// whoever merely could not get all of them, or is being shut down, drops the sink.
+pub trait BlobSink: Send + Sync + 'static {
+    /// How many bytes from the beginning an earlier sink of the same digest left behind: readable
+    /// as if they had been written here, and as little to be written again. Nobody has verified
+    /// them, and a power cut may have spoilt them: hash them. 0 where there are none.
+    fn kept(&self) -> u64;
+
+    /// Writes `chunk` at `offset`; once this returns, readers see it.
     ///
-    /// Dropping the future may leave any part of `chunk` written: the sink must then be dropped
-    /// too.
+    /// Parts may be written at the same time and in any order, and leave holes between them. No
+    /// byte may be written twice, whether by this sink or by the one that left what was kept: what
+    /// comes of that is unspecified.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future may leave any part of `chunk` written, or still being written for a
+    /// while: the sink cannot be committed any more. What was checkpointed stays as good as it was.
     ///
     /// # Errors
     ///
-    /// [`StoreError`], after which the sink must be dropped.
-    fn append(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// [`StoreError::Corrupt`] where the sink was committed or discarded before, or cannot be
+    /// committed any more; any other where the bytes could not be written, after which it cannot.
+    fn write_at(&self, offset: u64, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// A reader of what was written so far, and of what will be. It outlives the sink: also after
-    /// a commit or a drop it reads what was written.
+    /// Says that every byte before `offset` is written, kept ones included: a later sink of the
+    /// digest may go on from there. Lower offsets than before are ignored.
+    ///
+    /// It is cheap and waits for nothing, so it may follow every write. A store may ignore it, or
+    /// after a crash know an earlier one only.
+    fn checkpoint(&self, offset: u64);
+
+    /// A reader of what was written so far, and of what will be. It outlives the sink: after a
+    /// commit or a discard it reads all that was written; after a drop all that was checkpointed,
+    /// and of the rest some or nothing.
     fn reader(&self) -> Arc<dyn SpoolReader>;
 
     /// Makes the blob visible under the digest that was verified. Where another sink has committed
-    /// it already, this one changes nothing.
+    /// it already, this one changes nothing. Afterwards nothing can be written to it.
     ///
     /// # Durability
     ///
@@ -136,19 +171,29 @@ pub trait BlobSink: Send {
     ///
     /// # Cancellation
     ///
-    /// Dropping the future leaves the blob committed or discarded, nothing else.
+    /// Dropping the future leaves the blob committed, or the sink as if it was dropped.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Corrupt`] where `verified` is not of the size written; any other where it
-    /// could not be made durable. Nothing is committed then.
-    fn commit(self: Box<Self>, verified: Verified) -> BoxFuture<'static, Result<(), StoreError>>;
+    /// [`StoreError::Corrupt`] where `verified` is of another digest than was staged, or the bytes
+    /// written are not exactly as many as were verified, from the first on: where there are too
+    /// few, too many or a hole, or where a write was not seen to end. Any other where it could not
+    /// be made durable. Nothing is committed then, and the sink is as if it was dropped.
+    fn commit(self: Arc<Self>, verified: Verified) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// Throws away what was written, kept bytes included, so that no later sink is given any of
+    /// it: for bytes that were found to be wrong. Waits for nothing; a crash soon after may undo
+    /// it. Afterwards nothing can be written or committed.
+    fn discard(self: Arc<Self>);
 }
 
 /// Reads a blob that may still be growing.
 pub trait SpoolReader: Send + Sync + 'static {
-    /// Up to `len` bytes at `offset`: all of them where they are written already, fewer where they
-    /// are not, none at the end of what is written.
+    /// Up to `len` bytes at `offset`: all of them where they are written already, fewer where the
+    /// last byte written comes before, none past it.
+    ///
+    /// Bytes of a hole, not yet written but followed by some that are, must not be asked for: what
+    /// comes of that is unspecified.
     ///
     /// # Errors
     ///

@@ -17,6 +17,11 @@ macro_rules! conforms {
             }
 
             #[tokio::test]
+            async fn unfinished_blobs() {
+                conformance::sinks::unfinished_blobs_are_kept($make).await;
+            }
+
+            #[tokio::test]
             async fn manifests() {
                 conformance::manifests::all(async || $make as _).await;
             }

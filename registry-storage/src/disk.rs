@@ -252,11 +252,12 @@ impl BlobStore for DiskStore {
 
     fn stage(
         &self,
+        digest: Digest,
         size_hint: Option<u64>,
-    ) -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Arc<dyn BlobSink>, StoreError>> {
         Box::pin(async move {
-            let sink = DiskSink::stage(Arc::clone(&self.shared), size_hint).await?;
-            Ok(Box::new(sink) as Box<dyn BlobSink>)
+            let sink = DiskSink::stage(Arc::clone(&self.shared), digest, size_hint).await?;
+            Ok(Arc::new(sink) as Arc<dyn BlobSink>)
         })
     }
 

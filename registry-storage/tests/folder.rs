@@ -184,8 +184,9 @@ async fn what_a_crash_left_is_swept_and_nothing_else() {
 async fn a_dropped_sink_removes_its_file() {
     let dir = TempDir::new().unwrap();
     let store = DiskStore::open(dir.path()).await.unwrap();
-    let mut sink = store.stage(None).await.unwrap();
-    sink.append(sample(100, 1)).await.unwrap();
+    let bytes = sample(100, 1);
+    let sink = store.stage(digest_of(&bytes), None).await.unwrap();
+    sink.write_at(0, bytes).await.unwrap();
     let partial = || fs::read_dir(dir.path().join("partial")).unwrap().count();
     assert_eq!(partial(), 1);
     drop(sink);
@@ -195,9 +196,9 @@ async fn a_dropped_sink_removes_its_file() {
 }
 
 #[tokio::test]
-async fn an_append_that_was_given_up_cannot_be_committed() {
+async fn a_write_that_was_given_up_cannot_be_committed() {
     let dir = TempDir::new().unwrap();
-    // A look at the free space, which a large enough append takes, waits as long as this is held.
+    // A look at the free space, which a large enough write takes, waits as long as this is held.
     let gate = Arc::new(Mutex::new(()));
     let waits = Arc::clone(&gate);
     let options = options().with_space(move || {
@@ -208,14 +209,14 @@ async fn an_append_that_was_given_up_cannot_be_committed() {
         }
     });
     let store = DiskStore::open_with(dir.path(), options).await.unwrap();
-    let mut sink = store.stage(None).await.unwrap();
     let bytes = sample(16 << 20, 1);
+    let sink = store.stage(digest_of(&bytes), None).await.unwrap();
     {
         let _held = gate.lock().unwrap();
-        let append = sink.append(bytes.clone());
-        assert!(append.now_or_never().is_none(), "it waits, and is dropped");
+        let write = sink.write_at(0, bytes.clone());
+        assert!(write.now_or_never().is_none(), "it waits, and is dropped");
     }
-    let again = sink.append(bytes.clone()).await;
+    let again = sink.write_at(bytes.len() as u64, sample(1, 1)).await;
     assert!(
         matches!(again, Err(StoreError::Corrupt { .. })),
         "{again:?}"
@@ -235,8 +236,9 @@ async fn a_closed_store_says_so() {
     let digest = put_blob(&store, &sample(10, 1)).await.unwrap();
     let hot = manifest(1);
     store.put_manifest(hot.clone()).await.unwrap();
-    let mut sink = store.stage(None).await.unwrap();
-    sink.append(sample(10, 2)).await.unwrap();
+    let bytes = sample(10, 2);
+    let sink = store.stage(digest_of(&bytes), None).await.unwrap();
+    sink.write_at(0, bytes).await.unwrap();
     let reader = sink.reader();
 
     store.close().await.unwrap();
@@ -246,8 +248,8 @@ async fn a_closed_store_says_so() {
     assert!(closed(store.open(digest, None).await.err()));
     assert!(closed(store.manifest(hot.digest()).await.err()));
     assert!(closed(reader.read_at(0, 1).await.err()));
-    assert!(closed(sink.append(sample(1, 1)).await.err()));
-    assert!(closed(store.stage(None).await.err()));
+    assert!(closed(sink.write_at(10, sample(1, 1)).await.err()));
+    assert!(closed(store.stage(digest, None).await.err()));
 
     let store = DiskStore::open(dir.path()).await.unwrap();
     let recovery = store.recovery();
@@ -272,8 +274,8 @@ async fn closing_waits_for_what_is_under_way() {
     });
     let store = DiskStore::open_with(dir.path(), options).await.unwrap();
     let bytes = sample(10, 1);
-    let mut sink = store.stage(None).await.unwrap();
-    sink.append(bytes.clone()).await.unwrap();
+    let sink = store.stage(digest_of(&bytes), None).await.unwrap();
+    sink.write_at(0, bytes.clone()).await.unwrap();
     let mut commit = sink.commit(verified(Algorithm::Sha256, &bytes));
     let mut close = store.close().boxed();
     {
@@ -331,8 +333,8 @@ impl Disk {
         }
     }
 
-    async fn stage(&self, size_hint: Option<u64>) -> Option<Box<dyn BlobSink>> {
-        match self.store.stage(size_hint).await {
+    async fn stage(&self, size_hint: Option<u64>) -> Option<Arc<dyn BlobSink>> {
+        match self.store.stage(digest_of(b"staged"), size_hint).await {
             Ok(sink) => Some(sink),
             Err(StoreError::NoSpace { .. }) => None,
             Err(other) => panic!("{other:?}"),
@@ -370,15 +372,21 @@ async fn the_reserve_is_never_touched() {
 async fn what_was_promised_to_one_blob_is_not_given_to_another() {
     let disk = Disk::with(Reserve::Bytes(0)).await;
     disk.available.store(10 * MIB, Ordering::SeqCst);
-    let mut first = disk.stage(Some(6 * MIB)).await.unwrap();
+    let first = disk.stage(Some(6 * MIB)).await.unwrap();
     assert!(disk.stage(Some(5 * MIB)).await.is_none());
     // What is written is seen by the system, and no longer promised.
-    first.append(sample(3 * MIB as usize, 1)).await.unwrap();
+    first
+        .write_at(0, sample(3 * MIB as usize, 1))
+        .await
+        .unwrap();
     disk.available.store(7 * MIB, Ordering::SeqCst);
     assert!(disk.stage(Some(5 * MIB)).await.is_none());
     assert!(disk.stage(Some(4 * MIB)).await.is_some());
     // More than was promised is not owed.
-    first.append(sample(4 * MIB as usize, 1)).await.unwrap();
+    first
+        .write_at(3 * MIB, sample(4 * MIB as usize, 1))
+        .await
+        .unwrap();
     assert!(disk.stage(Some(7 * MIB)).await.is_some());
     drop(first);
     assert!(disk.stage(Some(7 * MIB)).await.is_some());
@@ -389,17 +397,17 @@ async fn what_was_promised_to_one_blob_is_not_given_to_another() {
 #[tokio::test]
 async fn a_growing_blob_stops_at_the_reserve() {
     let disk = Disk::with(Reserve::Percent(5)).await;
-    let mut sink = disk.stage(None).await.unwrap();
+    let sink = disk.stage(None).await.unwrap();
     let chunk = sample(4 * MIB as usize, 1);
-    for _ in 0..4 {
-        sink.append(chunk.clone()).await.unwrap();
+    for n in 0..4 {
+        sink.write_at(n * 4 * MIB, chunk.clone()).await.unwrap();
     }
     disk.available.store(49 * MIB, Ordering::SeqCst);
-    let mut refused_after = 0;
-    while sink.append(chunk.clone()).await.is_ok() {
-        refused_after += chunk.len() as u64;
+    let mut written = 16 * MIB;
+    while sink.write_at(written, chunk.clone()).await.is_ok() {
+        written += chunk.len() as u64;
         assert!(
-            refused_after <= 16 * MIB,
+            written <= 32 * MIB,
             "it looks at the disk again soon enough"
         );
     }

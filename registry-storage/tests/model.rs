@@ -168,8 +168,8 @@ async fn answer(stores: &Stores, call: &Call) -> String {
     match call {
         Call::PutBlob(n) => format!("{:?}", put_blob(&**blobs, &blob(*n)).await),
         Call::DropSink(n) => {
-            let mut sink = blobs.stage(None).await.unwrap();
-            format!("{:?}", sink.append(blob(*n)).await)
+            let sink = blobs.stage(digest_of(&blob(*n)), None).await.unwrap();
+            format!("{:?}", sink.write_at(0, blob(*n)).await)
         }
         Call::RemoveBlob(n) => format!("{:?}", blobs.remove(digest_of(&blob(*n))).await),
         Call::Stat(n) => format!("{:?}", blobs.stat(digest_of(&blob(*n))).await),

@@ -188,7 +188,7 @@ struct Work {
 
 /// A spool with all its bytes, and the proof that they are right.
 struct Filled {
-    sink: Box<dyn BlobSink>,
+    sink: Arc<dyn BlobSink>,
     verified: Verified,
 }
 
@@ -238,17 +238,28 @@ impl Work {
             .map_err(|_| CacheError::Overloaded)?
             .map_err(|_| CacheError::Closed)?;
         // Before the upstream is asked: a store that cannot take the blob must not cost a request.
-        let stage = self.cache.stores.blobs.stage(self.size);
-        let mut sink = self.cache.store(StoreOperation::Write, stage).await?;
+        let sink = self.stage().await?;
         let blob = self
             .cache
             .upstream_blob(&self.origin, self.digest, None, &self.caller)
             .await?;
         let size = self.agreed_size(&blob)?;
-        let verified = self.spool(blob, size, sink.as_mut()).await?;
+        let verified = self.spool(blob, size, sink.as_ref()).await?;
         // A blob that is empty, or that came without a length, can only be begun now.
         self.tell(Some(verified.size()), verified.size(), sink.as_ref());
         Ok(Filled { sink, verified })
+    }
+
+    /// A spool with nothing in it: what an earlier fill left is thrown away.
+    async fn stage(&self) -> Result<Arc<dyn BlobSink>, CacheError> {
+        loop {
+            let stage = self.cache.stores.blobs.stage(self.digest, self.size);
+            let sink = self.cache.store(StoreOperation::Write, stage).await?;
+            if sink.kept() == 0 {
+                return Ok(sink);
+            }
+            sink.discard();
+        }
     }
 
     /// The size by the upstream and by the manifest, which must not disagree.
@@ -269,7 +280,7 @@ impl Work {
         &self,
         mut blob: UpstreamBlob,
         size: Option<u64>,
-        sink: &mut dyn BlobSink,
+        sink: &dyn BlobSink,
     ) -> Result<Verified, CacheError> {
         let mut hasher = Hasher::new(self.digest.algorithm());
         while let Some(chunk) = next_chunk(&mut blob, &self.cache.limits).await? {
@@ -281,9 +292,9 @@ impl Work {
                     received: expected + 1,
                 });
             }
+            let write = sink.write_at(hasher.size(), chunk.clone());
+            self.cache.store(StoreOperation::Write, write).await?;
             hasher.update(&chunk);
-            let append = sink.append(chunk);
-            self.cache.store(StoreOperation::Write, append).await?;
             self.tell(size, hasher.size(), sink);
         }
         match size {

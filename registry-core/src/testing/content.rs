@@ -5,11 +5,14 @@
 
 use std::fmt;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
-use crate::{Algorithm, BlobBody, BlobPayload, BlobStore, Digest, Hasher, StoreError, Verified};
+use crate::{
+    Algorithm, BlobBody, BlobPayload, BlobSink, BlobStore, Digest, Hasher, StoreError, Verified,
+};
 
 /// `len` bytes that no other `seed` gives, and that do not repeat within themselves: a shifted or
 /// swapped part of them is never equal to the right one.
@@ -66,10 +69,29 @@ pub async fn put_blob_as(
 ) -> Result<Digest, StoreError> {
     let verified = verified(algorithm, bytes);
     let digest = verified.digest();
-    let mut sink = store.stage(Some(bytes.len() as u64)).await?;
-    sink.append(bytes.clone()).await?;
+    let sink = stage_anew(store, digest, Some(bytes.len() as u64)).await?;
+    sink.write_at(0, bytes.clone()).await?;
     sink.commit(verified).await?;
     Ok(digest)
+}
+
+/// Stages a sink without kept bytes: what earlier sinks of the digest left is thrown away.
+///
+/// # Errors
+///
+/// What the store gives.
+pub async fn stage_anew(
+    store: &dyn BlobStore,
+    digest: Digest,
+    size_hint: Option<u64>,
+) -> Result<Arc<dyn BlobSink>, StoreError> {
+    loop {
+        let sink = store.stage(digest, size_hint).await?;
+        if sink.kept() == 0 {
+            return Ok(sink);
+        }
+        sink.discard();
+    }
 }
 
 /// Every byte of a body's range.

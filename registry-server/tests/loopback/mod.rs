@@ -360,9 +360,10 @@ impl BlobStore for FileBacked {
 
     fn stage(
         &self,
+        digest: Digest,
         size_hint: Option<u64>,
-    ) -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>> {
-        BlobStore::stage(&self.0, size_hint)
+    ) -> BoxFuture<'_, Result<Arc<dyn BlobSink>, StoreError>> {
+        BlobStore::stage(&self.0, digest, size_hint)
     }
 
     fn remove(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>> {

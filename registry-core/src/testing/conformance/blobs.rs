@@ -1,4 +1,4 @@
-//! The promises of [`BlobStore`], of its sinks and of their readers.
+//! The promises of [`BlobStore`]; those of its sinks and of their readers are in [`sinks`].
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::drop_after;
+use super::{drop_after, sinks};
 use crate::testing::content::{digest_of, put_blob, put_blob_as, read_body, sample, verified};
-use crate::{Algorithm, BlobStat, BlobStore, Digest, RangeRequest, SpoolReader, StoreError};
+use crate::{Algorithm, BlobSink, BlobStat, BlobStore, Digest, RangeRequest, StoreError};
 
 /// Sinks or calls at a time where a case is about concurrency.
 const CONCURRENT: usize = 8;
@@ -16,7 +16,7 @@ const CONCURRENT: usize = 8;
 /// More blobs than any case stores.
 const LISTED_MAX: usize = 1_000;
 
-/// Runs every case, each on a store of its own that `make` gives: fresh and empty.
+/// Runs every case, those of [`sinks::all`] too, each on a store of its own that `make` gives: fresh and empty.
 ///
 /// # Panics
 ///
@@ -43,12 +43,9 @@ where
     an_open_blob_outlives_its_removal(make().await).await;
     a_removed_blob_can_come_back(make().await).await;
     commits_and_removals_may_race(make().await).await;
-    readers_see_what_is_appended(make().await).await;
-    readers_outlive_a_commit(make().await).await;
-    readers_outlive_a_drop(make().await).await;
-    reads_end_where_the_bytes_end(make().await).await;
     every_blob_is_listed(make().await).await;
     a_listing_bears_changes(make().await).await;
+    sinks::all(make).await;
 }
 
 /// What was committed is what `stat` and `open` give.
@@ -65,14 +62,17 @@ pub async fn a_blob_is_given_back(store: Arc<dyn BlobStore>) {
     assert_eq!(read_body(body).await, bytes);
 }
 
-/// A blob appended in chunks of many sizes is given back whole.
+/// A blob written in chunks of many sizes is given back whole.
 pub async fn a_large_blob_is_given_back(store: Arc<dyn BlobStore>) {
     let bytes = sample((3 << 20) + 1, 2);
-    let mut sink = store.stage(None).await.expect("stage");
-    let mut rest = bytes.clone();
+    let sink = stage(&*store, &bytes).await;
+    let mut written = 0;
     for len in [0, 1, 4_095, 65_537, 1 << 20, bytes.len()] {
-        let chunk = rest.split_to(len.min(rest.len()));
-        sink.append(chunk).await.expect("append");
+        let end = (written + len).min(bytes.len());
+        let chunk = bytes.slice(written..end);
+        let write = sink.write_at(written as u64, chunk).await;
+        write.expect("write_at");
+        written = end;
     }
     let verified = verified(Algorithm::Sha256, &bytes);
     sink.commit(verified).await.expect("commit");
@@ -83,9 +83,9 @@ pub async fn a_large_blob_is_given_back(store: Arc<dyn BlobStore>) {
 pub async fn an_empty_blob_is_a_blob(store: Arc<dyn BlobStore>) {
     let digest = digest_of(b"");
     assert_eq!(stat(&*store, digest).await, None);
-    let sink = store.stage(Some(0)).await.expect("stage");
+    let sink = store.stage(digest, Some(0)).await.expect("stage");
     let commit = sink.commit(verified(Algorithm::Sha256, b""));
-    commit.await.expect("commit without an append");
+    commit.await.expect("commit without a write");
     assert_eq!(stat(&*store, digest).await, Some(0));
     assert_eq!(content(&*store, digest).await, Some(Bytes::new()));
     let unsatisfiable = RangeRequest::From { first: 0 };
@@ -134,8 +134,8 @@ pub async fn what_is_not_there_is_absent(store: Arc<dyn BlobStore>) {
 pub async fn nothing_is_visible_before_commit(store: Arc<dyn BlobStore>) {
     let bytes = sample(100_000, 4);
     let digest = digest_of(&bytes);
-    let mut sink = store.stage(Some(100_000)).await.expect("stage");
-    sink.append(bytes.clone()).await.expect("append");
+    let sink = store.stage(digest, Some(100_000)).await.expect("stage");
+    write(&*sink, bytes.clone()).await;
     assert_eq!(stat(&*store, digest).await, None);
     assert_eq!(content(&*store, digest).await, None);
     assert_eq!(listed(&*store).await, []);
@@ -145,20 +145,20 @@ pub async fn nothing_is_visible_before_commit(store: Arc<dyn BlobStore>) {
     assert_eq!(content(&*store, digest).await, Some(bytes));
 }
 
-/// Dropping a sink discards what it wrote, and only that.
+/// A sink that is dropped leaves nothing to be seen, and disturbs nothing.
 pub async fn a_dropped_sink_leaves_nothing(store: Arc<dyn BlobStore>) {
     let bytes = sample(100_000, 5);
     let digest = digest_of(&bytes);
-    let mut sink = store.stage(None).await.expect("stage");
-    sink.append(bytes.clone()).await.expect("append");
+    let sink = stage(&*store, &bytes).await;
+    write(&*sink, bytes.clone()).await;
     drop(sink);
-    drop(store.stage(None).await.expect("stage"));
+    drop(stage(&*store, &bytes).await);
     assert_eq!(content(&*store, digest).await, None);
     assert_eq!(listed(&*store).await, []);
 
     // Nor does the drop of one disturb the commit of another.
-    let mut dropped = store.stage(None).await.expect("stage");
-    dropped.append(bytes.clone()).await.expect("append");
+    let dropped = stage(&*store, &bytes).await;
+    write(&*dropped, bytes.clone()).await;
     put(&*store, &bytes).await;
     drop(dropped);
     assert_eq!(content(&*store, digest).await, Some(bytes));
@@ -169,8 +169,8 @@ pub async fn a_dropped_commit_is_all_or_nothing(store: Arc<dyn BlobStore>) {
     for polls in 0..4 {
         let bytes = sample(10_000, 6 + polls as u64);
         let digest = digest_of(&bytes);
-        let mut sink = store.stage(None).await.expect("stage");
-        sink.append(bytes.clone()).await.expect("append");
+        let sink = stage(&*store, &bytes).await;
+        write(&*sink, bytes.clone()).await;
         drop_after(sink.commit(verified(Algorithm::Sha256, &bytes)), polls).await;
         if let Some(found) = content(&*store, digest).await {
             assert_eq!(found, bytes, "after {polls} polls");
@@ -184,9 +184,9 @@ pub async fn a_dropped_commit_is_all_or_nothing(store: Arc<dyn BlobStore>) {
 pub async fn another_size_is_refused(store: Arc<dyn BlobStore>) {
     let bytes = sample(1_000, 7);
     for written in [0, 1, 999, 1_001] {
-        let mut sink = store.stage(None).await.expect("stage");
+        let sink = stage(&*store, &bytes).await;
         let other = sample(written, 7);
-        sink.append(other).await.expect("append");
+        write(&*sink, other).await;
         let commit = sink.commit(verified(Algorithm::Sha256, &bytes)).await;
         assert!(
             matches!(commit, Err(StoreError::Corrupt { .. })),
@@ -201,8 +201,11 @@ pub async fn another_size_is_refused(store: Arc<dyn BlobStore>) {
 pub async fn the_size_hint_is_a_hint(store: Arc<dyn BlobStore>) {
     let bytes = sample(1_000, 8);
     for hint in [0, 1, 999, 1_001, 1 << 16] {
-        let mut sink = store.stage(Some(hint)).await.expect("stage");
-        sink.append(bytes.clone()).await.expect("append");
+        let sink = store
+            .stage(digest_of(&bytes), Some(hint))
+            .await
+            .expect("stage");
+        write(&*sink, bytes.clone()).await;
         let commit = sink.commit(verified(Algorithm::Sha256, &bytes));
         commit.await.expect("commit");
         assert_eq!(
@@ -219,14 +222,16 @@ pub async fn sinks_do_not_mix(store: Arc<dyn BlobStore>) {
         .map(|n| sample(30_000, 10 + n))
         .collect();
     let mut sinks = Vec::new();
-    for _ in &blobs {
-        sinks.push(store.stage(None).await.expect("stage"));
+    for blob in &blobs {
+        sinks.push(stage(&*store, blob).await);
     }
     for start in (0..30_000).step_by(7_500) {
-        let appends = sinks.iter_mut().zip(&blobs);
-        let appends = appends.map(|(sink, blob)| sink.append(blob.slice(start..start + 7_500)));
-        for append in join_all(appends).await {
-            append.expect("append");
+        let writes = sinks.iter().zip(&blobs).map(|(sink, blob)| {
+            let part = blob.slice(start..start + 7_500);
+            sink.write_at(start as u64, part)
+        });
+        for write in join_all(writes).await {
+            write.expect("write_at");
         }
     }
     let commits = sinks.into_iter().zip(&blobs);
@@ -244,8 +249,8 @@ pub async fn commits_of_one_digest_agree(store: Arc<dyn BlobStore>) {
     let bytes = sample(50_000, 20);
     let mut sinks = Vec::new();
     for _ in 0..CONCURRENT {
-        let mut sink = store.stage(None).await.expect("stage");
-        sink.append(bytes.clone()).await.expect("append");
+        let sink = stage(&*store, &bytes).await;
+        write(&*sink, bytes.clone()).await;
         sinks.push(sink);
     }
     let commits = sinks.into_iter();
@@ -428,88 +433,6 @@ pub async fn commits_and_removals_may_race(store: Arc<dyn BlobStore>) {
     }
 }
 
-/// A reader sees every byte once its append has returned, and none before.
-pub async fn readers_see_what_is_appended(store: Arc<dyn BlobStore>) {
-    let bytes = sample(200_000, 26);
-    let mut sink = store.stage(None).await.expect("stage");
-    let early = sink.reader();
-    assert_eq!(read(&*early, 0, 10).await, Bytes::new());
-    let mut written = 0;
-    for len in [1, 0, 4_096, 100_000, 95_903] {
-        let chunk = bytes.slice(written..written + len);
-        sink.append(chunk).await.expect("append");
-        written += len;
-        let late = sink.reader();
-        for reader in [&early, &late] {
-            let all = read(&**reader, 0, usize::MAX).await;
-            assert_eq!(all, bytes.slice(..written), "after {written} bytes");
-            let last = read(&**reader, written as u64 - 1, 1).await;
-            assert_eq!(last, bytes.slice(written - 1..written));
-            assert_eq!(read(&**reader, written as u64, 1).await, Bytes::new());
-        }
-    }
-    assert_eq!(written, bytes.len());
-}
-
-/// A reader made before a commit reads on after it, and after the blob's removal.
-pub async fn readers_outlive_a_commit(store: Arc<dyn BlobStore>) {
-    let bytes = sample(100_000, 27);
-    let mut sink = store.stage(None).await.expect("stage");
-    let reader = sink.reader();
-    sink.append(bytes.clone()).await.expect("append");
-    let commit = sink.commit(verified(Algorithm::Sha256, &bytes));
-    commit.await.expect("commit");
-    assert_eq!(read(&*reader, 0, bytes.len()).await, bytes);
-    let digest = digest_of(&bytes);
-    assert!(store.remove(digest).await.expect("remove"));
-    assert_eq!(read(&*reader, 99_000, 5_000).await, bytes.slice(99_000..));
-
-    // Also where the commit found the blob there already, or was refused.
-    put(&*store, &bytes).await;
-    for proof in [&bytes, &sample(1, 1)] {
-        let mut sink = store.stage(None).await.expect("stage");
-        sink.append(bytes.clone()).await.expect("append");
-        let reader = sink.reader();
-        let refused = sink.commit(verified(Algorithm::Sha256, proof)).await;
-        assert_eq!(refused.is_err(), proof.len() == 1);
-        assert_eq!(read(&*reader, 0, bytes.len()).await, bytes);
-    }
-}
-
-/// A reader reads what was written after its sink was dropped.
-pub async fn readers_outlive_a_drop(store: Arc<dyn BlobStore>) {
-    let bytes = sample(100_000, 28);
-    let mut sink = store.stage(None).await.expect("stage");
-    let reader = sink.reader();
-    sink.append(bytes.clone()).await.expect("append");
-    drop(sink);
-    assert_eq!(read(&*reader, 0, usize::MAX).await, bytes);
-    assert_eq!(read(&*reader, 100_000, 1).await, Bytes::new());
-}
-
-/// Reads are cut where the written bytes end, and empty past it.
-pub async fn reads_end_where_the_bytes_end(store: Arc<dyn BlobStore>) {
-    let bytes = sample(1_000, 29);
-    let mut sink = store.stage(None).await.expect("stage");
-    sink.append(bytes.clone()).await.expect("append");
-    let reader = sink.reader();
-    for (offset, len, start, end) in [
-        (0, 0, 0, 0),
-        (0, 1_000, 0, 1_000),
-        (0, 1_001, 0, 1_000),
-        (999, 1, 999, 1_000),
-        (999, 2, 999, 1_000),
-        (1_000, 1, 0, 0),
-        (1_001, 1, 0, 0),
-        (u64::MAX, 1, 0, 0),
-        (u64::MAX, usize::MAX, 0, 0),
-        (1, usize::MAX, 1, 1_000),
-    ] {
-        let read = read(&*reader, offset, len).await;
-        assert_eq!(read, part(&bytes, start, end), "{len} bytes at {offset}");
-    }
-}
-
 /// Every blob is listed once, with its size, and nothing else is.
 pub async fn every_blob_is_listed(store: Arc<dyn BlobStore>) {
     let mut expected = Vec::new();
@@ -552,6 +475,17 @@ pub async fn a_listing_bears_changes(store: Arc<dyn BlobStore>) {
     }
 }
 
+/// A place to write `bytes`.
+async fn stage(store: &dyn BlobStore, bytes: &Bytes) -> Arc<dyn BlobSink> {
+    let staged = store.stage(digest_of(bytes), None).await;
+    staged.expect("stage")
+}
+
+/// Writes `bytes` from the first on.
+async fn write(sink: &dyn BlobSink, bytes: Bytes) {
+    sink.write_at(0, bytes).await.expect("write_at");
+}
+
 async fn put(store: &dyn BlobStore, bytes: &Bytes) -> Digest {
     put_blob(store, bytes).await.expect("put")
 }
@@ -573,10 +507,6 @@ async fn listed(store: &dyn BlobStore) -> Vec<BlobStat> {
     let mut listed: Vec<BlobStat> = bounded.try_collect().await.expect("list");
     listed.sort_by_key(|stat| stat.digest);
     listed
-}
-
-async fn read(reader: &dyn SpoolReader, offset: u64, len: usize) -> Bytes {
-    reader.read_at(offset, len).await.expect("read_at")
 }
 
 fn part(bytes: &Bytes, start: u64, end: u64) -> Bytes {

@@ -1,7 +1,7 @@
 //! What every store has to do, as tests that any implementor runs.
 //!
-//! A suite is a module: [`blobs`], [`manifests`], [`tags`], [`links`], and [`together`] for a store
-//! that is all four. Its `all` takes a function that makes a fresh, empty store, and runs every
+//! A suite is a module: [`blobs`] (with [`sinks`]), [`manifests`], [`tags`], [`links`], and
+//! [`together`] for a store that is all four. Its `all` takes a function that makes a fresh, empty store, and runs every
 //! case on one of its own; a case is also a public function, to be run alone while one works on
 //! it. A case panics where the store breaks a promise of its contract, and says which.
 //!
@@ -17,21 +17,25 @@
 pub mod blobs;
 pub mod links;
 pub mod manifests;
+pub mod sinks;
 pub mod tags;
 pub mod together;
+
+use std::task::Poll;
 
 use futures::poll;
 
 use crate::{Origin, Repository, Tag, UpstreamId};
 
-/// Polls a future up to `polls` times, then drops it.
-async fn drop_after<F: Future + Unpin + Send>(mut future: F, polls: usize) {
+/// Polls a future up to `polls` times, then drops it; what it gave, if it did.
+async fn drop_after<F: Future + Unpin + Send>(mut future: F, polls: usize) -> Option<F::Output> {
     for _ in 0..polls {
-        if poll!(&mut future).is_ready() {
-            return;
+        if let Poll::Ready(output) = poll!(&mut future) {
+            return Some(output);
         }
         tokio::task::yield_now().await;
     }
+    None
 }
 
 fn origin(upstream: &str, repository: &str) -> Origin {

@@ -63,13 +63,14 @@ impl<S: BlobStore> BlobStore for FaultingStore<S> {
 
     fn stage(
         &self,
+        digest: Digest,
         size_hint: Option<u64>,
-    ) -> BoxFuture<'_, Result<Box<dyn BlobSink>, StoreError>> {
+    ) -> BoxFuture<'_, Result<Arc<dyn BlobSink>, StoreError>> {
         Box::pin(async move {
             self.faults.pass(StoreCall::Stage).await?;
-            let inner = self.inner.stage(size_hint).await?;
+            let inner = self.inner.stage(digest, size_hint).await?;
             let faults = self.faults.clone();
-            Ok(Box::new(FaultingSink { inner, faults }) as Box<dyn BlobSink>)
+            Ok(Arc::new(FaultingSink { inner, faults }) as Arc<dyn BlobSink>)
         })
     }
 
@@ -92,16 +93,25 @@ impl<S: BlobStore> BlobStore for FaultingStore<S> {
 }
 
 struct FaultingSink {
-    inner: Box<dyn BlobSink>,
+    inner: Arc<dyn BlobSink>,
     faults: Faults,
 }
 
 impl BlobSink for FaultingSink {
-    fn append(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn kept(&self) -> u64 {
+        self.inner.kept()
+    }
+
+    fn write_at(&self, offset: u64, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             self.faults.pass(StoreCall::Append).await?;
-            self.inner.append(chunk).await
+            self.inner.write_at(offset, chunk).await
         })
+    }
+
+    fn checkpoint(&self, offset: u64) {
+        self.faults.count(StoreCall::Checkpoint);
+        self.inner.checkpoint(offset);
     }
 
     fn reader(&self) -> Arc<dyn SpoolReader> {
@@ -110,11 +120,16 @@ impl BlobSink for FaultingSink {
         Arc::new(FaultingReader { inner, faults })
     }
 
-    fn commit(self: Box<Self>, verified: Verified) -> BoxFuture<'static, Result<(), StoreError>> {
+    fn commit(self: Arc<Self>, verified: Verified) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(async move {
             self.faults.pass(StoreCall::Commit).await?;
-            self.inner.commit(verified).await
+            Arc::clone(&self.inner).commit(verified).await
         })
+    }
+
+    fn discard(self: Arc<Self>) {
+        self.faults.count(StoreCall::Discard);
+        Arc::clone(&self.inner).discard();
     }
 }
 

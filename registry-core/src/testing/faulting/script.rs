@@ -11,14 +11,22 @@ use crate::{StoreError, StoreOperation};
 /// A method of the store contracts, of a sink or of a spool reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "each is the method of its name")]
+#[expect(
+    missing_docs,
+    reason = "each is the method of its name, but where it says so"
+)]
 pub enum StoreCall {
     Stat,
     Open,
     Stage,
+    /// [`BlobSink::write_at`](crate::BlobSink::write_at).
     Append,
+    /// Counted only: it can neither fail nor stand still.
+    Checkpoint,
     ReadAt,
     Commit,
+    /// Counted only: it can neither fail nor stand still.
+    Discard,
     Remove,
     List,
     Manifest,
@@ -39,11 +47,13 @@ impl StoreCall {
         match self {
             Self::Stat => StoreOperation::Stat,
             Self::Open | Self::ReadAt => StoreOperation::Read,
-            Self::Stage | Self::Append => StoreOperation::Write,
+            Self::Stage | Self::Append | Self::Checkpoint => StoreOperation::Write,
             Self::Commit => StoreOperation::Commit,
-            Self::Remove | Self::RemoveManifest | Self::RemoveTag | Self::Unlink => {
-                StoreOperation::Remove
-            }
+            Self::Discard
+            | Self::Remove
+            | Self::RemoveManifest
+            | Self::RemoveTag
+            | Self::Unlink => StoreOperation::Remove,
             Self::List => StoreOperation::List,
             Self::Manifest
             | Self::PutManifest
@@ -161,7 +171,12 @@ impl Faults {
         script.wait_for(met).await.expect("`self` holds the sender");
     }
 
-    /// What stands before each call: counts it, holds it, fails it, as the script says.
+    /// Counts a call that can neither fail nor stand still.
+    pub(super) fn count(&self, call: StoreCall) {
+        self.edit(call, |entry| entry.calls += 1);
+    }
+
+    /// What stands before each other call: counts it, holds it, fails it, as the script says.
     pub(super) async fn pass(&self, call: StoreCall) -> Result<(), StoreError> {
         let number = self.edit(call, |entry| {
             entry.calls += 1;
