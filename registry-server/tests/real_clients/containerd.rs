@@ -14,9 +14,6 @@ use crate::site::{Client, Published, Site};
 use crate::workshop::{Process, Workshop, command, sandboxed};
 
 pub(crate) const PROGRAMS: [&str; 3] = ["containerd", "ctr", "runc"];
-/// Speaks gRPC to the CRI plugin; a build with HTTP/2, as distributions make it.
-pub(crate) const CRI_PROGRAMS: [&str; 1] = ["curl"];
-
 /// Needs nothing of the kernel, unlike the default.
 const SNAPSHOTTER: &str = "native";
 /// Where the kubelet's images are.

@@ -20,6 +20,8 @@ pub(crate) const MARK_FILE: &str = "origin.txt";
 
 /// Large enough to arrive in many pieces, small enough to build in no time.
 const BASE_BYTES: usize = 4 * 1024 * 1024;
+/// The seed of the base layer, where there is but one.
+const BASE_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What a client got when it pulled a name: enough to tell any image from any other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +41,12 @@ pub(crate) struct BaseLayer {
 
 impl BaseLayer {
     pub(crate) fn new() -> Self {
-        let archive = tar_of("base.bin", &noise(BASE_BYTES));
+        Self::with_seed(BASE_SEED)
+    }
+
+    /// Another one; `seed` is not zero.
+    pub(crate) fn with_seed(seed: u64) -> Self {
+        let archive = tar_of("base.bin", &noise(seed, BASE_BYTES));
         Self {
             diff_id: digest_of(&archive),
             gzipped: gzip(&archive),
@@ -203,10 +210,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("writing to a Vec cannot fail")
 }
 
-/// Bytes without a pattern, the same on every call.
-fn noise(len: usize) -> Vec<u8> {
+/// Bytes without a pattern, the same for the same seed.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 8);
-    let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut state = seed;
     while bytes.len() < len {
         // xorshift64, Marsaglia 2003.
         state ^= state << 13;

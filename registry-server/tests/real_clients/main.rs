@@ -2,15 +2,19 @@
 //! files, with fresh storage for every act of the play.
 //!
 //! Each test starts its own registries and its own mirror, so they run side by side and fail apart.
-//! They need the programs that `.ci/run` installs, and root.
+//! They need the programs that `.ci/run` installs, and root. What is tried here is how clients are led
+//! to the mirror; [`registries`] tries what the mirror is led to.
 
 mod containerd;
 mod containers_image;
 mod docker;
 mod example_files;
+#[path = "../support/http.rs"]
+mod http;
 mod image;
 mod mirror;
 mod origin;
+mod registries;
 mod requirements;
 mod scene;
 mod site;
@@ -41,8 +45,7 @@ fn containerd_passes_by_a_mirror_that_does_not_know_the_registry() {
 
 #[test]
 fn kubelet_through_config_path() {
-    let programs = [&containerd::PROGRAMS[..], &containerd::CRI_PROGRAMS].concat();
-    if requirements::are_met("kubelet", &programs) {
+    if requirements::are_met("kubelet", &containerd::PROGRAMS) {
         Scene::start().play(Kubelet::start);
     }
 }

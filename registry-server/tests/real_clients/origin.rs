@@ -1,8 +1,10 @@
 //! A real registry, Debian's `docker-registry`, and what it was asked for.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use registry_server::testing::FixtureTls;
 
 use crate::image::Image;
 use crate::workshop::{Process, Workshop, command, sandboxed};
@@ -10,6 +12,8 @@ use crate::workshop::{Process, Workshop, command, sandboxed};
 /// One request in an origin's access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
+    /// Who sent it: the other end of its connection.
+    pub(crate) from: IpAddr,
     pub(crate) method: String,
     /// Without the query.
     pub(crate) path: String,
@@ -29,33 +33,113 @@ impl Request {
     }
 }
 
-/// A registry of its own content, plain HTTP on a free port of the loopback.
+/// How an origin differs from the usual one: plain HTTP, open to all, with content of its own.
+#[derive(Default)]
+pub(crate) struct OriginOptions<'a> {
+    /// Speak HTTPS, with this certificate.
+    pub(crate) tls: Option<&'a FixtureTls>,
+    /// Ask for credentials: the section `auth` of its configuration, in YAML.
+    pub(crate) auth: Option<String>,
+    /// Who may push: name and password.
+    pub(crate) publisher: Option<(&'a str, &'a str)>,
+    /// Redirect blobs to this URL, which has to serve the folder [`storage`](Self::storage).
+    pub(crate) cdn: Option<String>,
+    /// Where its content is kept; none for a folder of its own.
+    pub(crate) storage: Option<PathBuf>,
+    /// Pull everything through from this registry.
+    pub(crate) remote: Option<String>,
+}
+
+impl OriginOptions<'_> {
+    /// The configuration file, in YAML.
+    fn configuration(&self, folder: &Path) -> String {
+        let own = folder.join("storage");
+        let storage = self.storage.as_ref().unwrap_or(&own);
+        let mut text = format!(
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\n\
+             storage: {{filesystem: {{rootdirectory: {storage:?}}}}}\n"
+        );
+        let tls = self.tls.map(|tls| {
+            let paths = write_tls(folder, tls);
+            format!(
+                ", tls: {{certificate: {:?}, key: {:?}}}",
+                paths.cert, paths.key
+            )
+        });
+        let tls = tls.unwrap_or_default();
+        text.push_str(&format!("http: {{addr: \"127.0.0.1:0\"{tls}}}\n"));
+        if let Some(auth) = &self.auth {
+            text.push_str(&format!("auth: {auth}\n"));
+        }
+        if let Some(url) = &self.cdn {
+            let options = format!("[{{name: redirect, options: {{baseurl: {url:?}}}}}]");
+            text.push_str(&format!("middleware: {{storage: {options}}}\n"));
+        }
+        if let Some(url) = &self.remote {
+            text.push_str(&format!("proxy: {{remoteurl: {url:?}}}\n"));
+        }
+        text
+    }
+}
+
+/// A server's certificate and its key, in files.
+pub(crate) struct TlsPaths {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+}
+
+pub(crate) fn write_tls(folder: &Path, tls: &FixtureTls) -> TlsPaths {
+    let paths = TlsPaths {
+        cert: folder.join("cert.pem"),
+        key: folder.join("key.pem"),
+    };
+    fs::write(&paths.cert, &tls.server_cert_pem).expect("write a certificate");
+    fs::write(&paths.key, &tls.server_key_pem).expect("write a key");
+    paths
+}
+
+/// A registry on a free port of the loopback.
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
+    is_https: bool,
+    credentials: Option<String>,
     process: Process,
 }
 
 impl Origin {
     #[track_caller]
     pub(crate) fn start(workshop: &Workshop, name: &str) -> Self {
+        Self::start_with(workshop, name, &OriginOptions::default())
+    }
+
+    #[track_caller]
+    pub(crate) fn start_with(workshop: &Workshop, name: &str, options: &OriginOptions<'_>) -> Self {
         let folder = workshop.create_folder(name);
-        let storage = folder.join("storage");
         let configuration = folder.join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\n\
-             storage: {{filesystem: {{rootdirectory: {storage:?}}}}}\n\
-             http: {{addr: \"127.0.0.1:0\"}}\n"
-        );
+        let text = options.configuration(&folder);
         fs::write(&configuration, text).expect("write the origin's configuration");
         let mut registry = command("docker-registry");
         registry.arg("serve").arg(configuration);
         let mut process = workshop.spawn(name, registry);
         let address = process.await_ready(|output| {
             let (_, rest) = output.split_once("listening on ")?;
-            let (address, _) = rest.split_once('"')?;
+            // With `, tls` behind it, where that is what it speaks.
+            let (address, _) = rest.split_once(['"', ','])?;
             Some(address.parse().expect("docker-registry prints its address"))
         });
-        Self { address, process }
+        let publisher = options.publisher;
+        Self {
+            address,
+            is_https: options.tls.is_some(),
+            credentials: publisher.map(|(name, password)| format!("{name}:{password}")),
+            process,
+        }
+    }
+
+    /// `http://127.0.0.1:PORT`, or `https://`.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.is_https { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Publishes `image` with all its platforms.
@@ -64,6 +148,7 @@ impl Origin {
         let mut skopeo = sandboxed("skopeo");
         skopeo
             .args(["copy", "--quiet", "--all", "--dest-tls-verify=false"])
+            .args(self.credentials.iter().flat_map(|c| ["--dest-creds", c]))
             .arg(format!("oci:{}", image.layout.display()))
             .arg(format!("docker://{}/{repository}:{tag}", self.address));
         workshop.run("skopeo-push", skopeo);
@@ -74,9 +159,9 @@ impl Origin {
     /// An origin logs a request after it has answered it. A request of our own, awaited in the log,
     /// stands behind all that were answered before.
     #[track_caller]
-    pub(crate) fn requests(&mut self) -> Vec<Request> {
+    pub(crate) fn requests(&mut self, workshop: &Workshop) -> Vec<Request> {
         let before = self.logged().len();
-        self.ask_for_mark();
+        self.ask_for_mark(workshop);
         self.process.await_ready(|output| {
             let requests = parse_log(output);
             let answered = requests[before..].iter().any(is_mark);
@@ -98,14 +183,11 @@ impl Origin {
         parse_log(&self.process.output())
     }
 
-    fn ask_for_mark(&self) {
-        let mut stream = TcpStream::connect(self.address).expect("the origin listens");
-        let request = format!("GET {MARK_PATH} HTTP/1.0\r\nHost: {}\r\n\r\n", self.address);
-        stream
-            .write_all(request.as_bytes())
-            .expect("the origin reads");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("the origin answers");
+    fn ask_for_mark(&self, workshop: &Workshop) {
+        let mut curl = command("curl");
+        curl.args(["--silent", "--show-error", "--insecure", "--noproxy", "*"]);
+        curl.arg(format!("{}{MARK_PATH}", self.url()));
+        workshop.run("curl", curl);
     }
 }
 
@@ -122,6 +204,8 @@ fn parse_log(output: &str) -> Vec<Request> {
 
 /// `127.0.0.1 - - [22/Nov/2026:00:39:04 +0000] "GET /v2/ HTTP/1.1" 200 2 "" "agent"`
 fn parse_line(line: &str) -> Option<Request> {
+    let (from, _) = line.split_once(' ')?;
+    let from = from.parse().ok()?;
     let (_, rest) = line.split_once("] \"")?;
     let (request, rest) = rest.split_once("\" ")?;
     let mut words = request.split(' ');
@@ -130,6 +214,7 @@ fn parse_line(line: &str) -> Option<Request> {
     let path = target.split('?').next()?.to_owned();
     let status = rest.split(' ').next()?.parse().ok()?;
     Some(Request {
+        from,
         method,
         path,
         status,

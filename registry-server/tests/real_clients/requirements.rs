@@ -8,7 +8,7 @@ use std::path::Path;
 const SYSTEM_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// What every one of these tests runs.
-const ALWAYS: [&str; 4] = ["setpriv", "unshare", "docker-registry", "skopeo"];
+const ALWAYS: [&str; 5] = ["curl", "docker-registry", "setpriv", "skopeo", "unshare"];
 
 /// True where `programs` are installed and the tests run as root, which the clients' daemons need.
 ///

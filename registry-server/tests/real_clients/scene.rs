@@ -141,7 +141,9 @@ impl Scene {
 
     /// What each registry was asked for so far.
     fn requests(&mut self) -> Vec<Vec<Request>> {
-        self.origins.iter_mut().map(Origin::requests).collect()
+        let workshop = &self.site.workshop;
+        let origins = self.origins.iter_mut();
+        origins.map(|origin| origin.requests(workshop)).collect()
     }
 }
 

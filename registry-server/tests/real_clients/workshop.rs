@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -215,6 +216,12 @@ impl Process {
             Some(Err(status)) => panic!("{} ended before it was ready: {status}", self.name),
             None => panic!("{} is not ready after {READY_LIMIT:?}", self.name),
         }
+    }
+
+    /// Waits until the program accepts connections at an address that nothing else listens on.
+    #[track_caller]
+    pub(crate) fn await_listening(&mut self, address: SocketAddr) {
+        self.await_ready(|_| TcpStream::connect(address).ok());
     }
 
     /// Standard output, then standard error, as far as written.

@@ -39,24 +39,32 @@ impl fmt::Debug for Answer {
 /// Asks for a path on a connection of its own.
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
-    let mut client = TcpStream::connect(address).unwrap();
-    client.set_read_timeout(Some(WAIT_MAX)).unwrap();
+    ask("GET", address, path)
+}
+
+/// The same with another method that has no body.
+#[track_caller]
+pub(crate) fn ask(method: &str, address: SocketAddr, path: &str) -> Answer {
+    let mut client = TcpStream::connect(address).expect("connect");
+    client
+        .set_read_timeout(Some(WAIT_MAX))
+        .expect("the limit is not zero");
     write!(
         client,
-        "GET {path} HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\n\r\n"
     )
-    .unwrap();
+    .expect("send a request");
     let mut answer = Vec::new();
-    client.read_to_end(&mut answer).unwrap();
+    client.read_to_end(&mut answer).expect("read an answer");
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
     let end = end.unwrap_or_else(|| panic!("no answer, but {answer:?}"));
-    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).expect("headers are text");
     let status = head
         .split(' ')
         .nth(1)
         .and_then(|status| status.parse().ok());
     Answer {
-        status: status.unwrap(),
+        status: status.expect("an answer begins with its status"),
         head,
         body: answer[end + 4..].to_vec(),
     }
