@@ -143,6 +143,12 @@ fn recovered(recovery: &Recovery) -> String {
             rebuilt.blobs, rebuilt.links, rebuilt.cause
         ));
     }
+    if recovery.partial_kept > 0 {
+        found.push(format!(
+            "unfinished downloads kept: {}",
+            recovery.partial_kept
+        ));
+    }
     if recovery.partial_swept > 0 {
         found.push(format!(
             "partial downloads swept: {}",
@@ -223,11 +229,13 @@ Only this machine can reach 127.0.0.1. For nodes elsewhere, start the mirror wit
     #[test]
     fn what_was_put_right_is_told() {
         let mut recovery = Recovery::default();
+        recovery.partial_kept = 2;
         recovery.partial_swept = 3;
         recovery.intents_settled = 1;
         assert_eq!(
             recovered(&recovery),
-            "partial downloads swept: 3; interrupted changes settled: 1"
+            "unfinished downloads kept: 2; partial downloads swept: 3; \
+             interrupted changes settled: 1"
         );
     }
 

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::OpenError;
 use crate::folder::{Folder, Recovery};
 use crate::options::{DiskOptions, LIST_PAGE_ENTRIES};
-use crate::spool::DiskSink;
+use crate::sink::DiskSink;
 
 /// The embedded store: all four contracts over one data folder. Cloning gives another handle to
 /// the same store.
@@ -173,12 +173,13 @@ impl Shared {
         joined(operation, hop.await)
     }
 
-    /// Drops what may block when it is dropped.
-    pub(crate) fn drop_blocking<T: Send + 'static>(&self, value: T) {
+    /// Runs `work`, which nobody waits for but [`DiskStore::close`], where it may block; for what
+    /// is dropped.
+    pub(crate) fn in_background(&self, work: impl FnOnce() + Send + 'static) {
         match Handle::try_current() {
-            Ok(runtime) => drop(self.hops.spawn_blocking_on(move || drop(value), &runtime)),
+            Ok(runtime) => drop(self.hops.spawn_blocking_on(work, &runtime)),
             // Not on a runtime's thread, so it may block here.
-            Err(_) => drop(value),
+            Err(_) => work(),
         }
     }
 
@@ -187,7 +188,9 @@ impl Shared {
         folder.take()
     }
 
-    fn folder(&self) -> Option<Arc<Folder>> {
+    /// The folder, until the store is closed. Whoever holds it keeps other processes out, and must
+    /// drop it where it may block.
+    pub(crate) fn folder(&self) -> Option<Arc<Folder>> {
         let folder = self.folder.read().unwrap_or_else(PoisonError::into_inner);
         folder.clone()
     }

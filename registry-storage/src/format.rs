@@ -49,7 +49,7 @@ impl FormatFile {
 
     /// Puts it in place of the former, durably: after a crash it is one of the two.
     pub(crate) fn write(self, layout: &Layout) -> io::Result<()> {
-        let mut file = layout.new_partial()?;
+        let mut file = layout.new_temporary()?;
         write!(file, "format {FORMAT}\nepoch {}\n", self.epoch)?;
         file.as_file().sync_all()?;
         file.persist(layout.format())?;

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use registry_core::{Algorithm, Digest};
 use tempfile::NamedTempFile;
 
-/// Partial files are named with this and something random; nothing else in their folder is ours
-/// to sweep.
-pub(crate) const PARTIAL_PREFIX: &str = "fill-";
+/// What the names of files begin with that are of no use after a crash; something random follows.
+const TEMPORARY_PREFIX: &str = "fill-";
+
+/// What the name of the file ends with that tells how far an unfinished blob has come.
+const CHECKPOINT_SUFFIX: &str = ".checkpoint";
 
 /// What the name of the file that lists a manifest's origins ends with.
 const ORIGINS_SUFFIX: &str = ".origins";
@@ -59,10 +61,19 @@ impl Layout {
     }
 
     /// A new file that is swept at the next start, unless it is given another place or dropped.
-    pub(crate) fn new_partial(&self) -> io::Result<NamedTempFile> {
+    pub(crate) fn new_temporary(&self) -> io::Result<NamedTempFile> {
         tempfile::Builder::new()
-            .prefix(PARTIAL_PREFIX)
+            .prefix(TEMPORARY_PREFIX)
             .tempfile_in(self.partial())
+    }
+
+    /// A new file for the content of a blob, which a later start can find by its digest.
+    pub(crate) fn new_partial(&self, digest: Digest) -> io::Result<(File, PathBuf)> {
+        let prefix = format!("{}-{}.", digest.algorithm().name(), digest.encoded());
+        let file = tempfile::Builder::new()
+            .prefix(&prefix)
+            .tempfile_in(self.partial())?;
+        file.keep().map_err(|failed| failed.error)
     }
 
     /// The folder of all content of a kind and an algorithm.
@@ -104,6 +115,47 @@ impl Layout {
     }
 }
 
+/// The file that tells how far an unfinished blob has come, beside the blob's.
+pub(crate) fn checkpoint_of(partial: &Path) -> PathBuf {
+    let mut path = partial.to_owned().into_os_string();
+    path.push(CHECKPOINT_SUFFIX);
+    path.into()
+}
+
+/// What a file in the folder of partial ones is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PartialName {
+    /// The content of a blob that is being written.
+    Content(Digest),
+    /// How far one has come.
+    Checkpoint,
+    /// Ours, and of no use to anybody.
+    Temporary,
+    /// Not ours.
+    Foreign,
+}
+
+impl PartialName {
+    pub(crate) fn of(name: &str) -> Self {
+        if name.starts_with(TEMPORARY_PREFIX) {
+            return Self::Temporary;
+        }
+        let algorithm = Algorithm::ALL.iter().copied().find_map(|algorithm| {
+            let rest = name.strip_prefix(algorithm.name())?;
+            Some((algorithm, rest.strip_prefix('-')?))
+        });
+        let Some((algorithm, rest)) = algorithm else {
+            return Self::Foreign;
+        };
+        let (digest, rest) = rest.split_once('.').unwrap_or((rest, ""));
+        match digest_of_name(algorithm, digest) {
+            Some(_) if rest.ends_with(CHECKPOINT_SUFFIX) => Self::Checkpoint,
+            Some(digest) if !rest.is_empty() && !rest.contains('.') => Self::Content(digest),
+            _ => Self::Temporary,
+        }
+    }
+}
+
 /// The digest whose file has this name.
 pub(crate) fn digest_of_name(algorithm: Algorithm, name: &str) -> Option<Digest> {
     Digest::parse(&format!("{}:{name}", algorithm.name())).ok()
@@ -130,5 +182,51 @@ pub(crate) fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use registry_core::{Algorithm, Hasher};
+
+    use super::*;
+
+    #[test]
+    fn partial_files_are_known_by_their_names() {
+        for &algorithm in Algorithm::ALL {
+            let digest = Hasher::digest_of(algorithm, b"x");
+            let name = format!("{}-{}", algorithm.name(), digest.encoded());
+            for (name, expected) in [
+                (format!("{name}.aB3xYz"), PartialName::Content(digest)),
+                (format!("{name}.aB3xYz.checkpoint"), PartialName::Checkpoint),
+                (format!("{name}.aB3xYz.other"), PartialName::Temporary),
+                (format!("{name}."), PartialName::Temporary),
+                (name.clone(), PartialName::Temporary),
+                (name.to_uppercase(), PartialName::Foreign),
+                (format!("{}.aB3xYz", &name[..20]), PartialName::Temporary),
+                (format!("{}-", algorithm.name()), PartialName::Temporary),
+                (algorithm.name().to_owned(), PartialName::Foreign),
+                ("fill-aB3xYz".to_owned(), PartialName::Temporary),
+                ("mine".to_owned(), PartialName::Foreign),
+                (String::new(), PartialName::Foreign),
+            ] {
+                assert_eq!(PartialName::of(&name), expected, "{name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_partial_file_is_found_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_owned());
+        make_folder(&layout.partial()).unwrap();
+        for &algorithm in Algorithm::ALL {
+            let digest = Hasher::digest_of(algorithm, b"x");
+            let (_, path) = layout.new_partial(digest).unwrap();
+            let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+            assert_eq!(PartialName::of(&name(&path)), PartialName::Content(digest));
+            let checkpoint = checkpoint_of(&path);
+            assert_eq!(PartialName::of(&name(&checkpoint)), PartialName::Checkpoint);
+        }
     }
 }

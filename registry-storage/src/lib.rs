@@ -133,6 +133,7 @@ mod index;
 mod layout;
 mod lock;
 mod options;
+mod sink;
 mod space;
 mod spool;
 mod step;

@@ -13,6 +13,18 @@ use crate::step::Probe as StepProbe;
 pub(crate) const LIST_PAGE_ENTRIES: usize = 256;
 /// Bytes written to a blob between two looks at the free space.
 pub(crate) const SPACE_CHECK_BYTES: u64 = 16 << 20;
+/// Bytes that an unfinished blob must have come to be worth keeping for a later fill. Of smaller
+/// ones nothing is recorded while they are written.
+pub(crate) const UNFINISHED_BYTES_MIN: u64 = 1 << 20;
+/// Bytes that a blob grows by between two records of how far it has come: what a crash of the
+/// process costs at most, beside what is being written.
+pub(crate) const CHECKPOINT_BYTES: u64 = 1 << 20;
+/// Unfinished blobs that are kept while nobody writes them; the oldest go first.
+pub(crate) const UNFINISHED_MAX: usize = 64;
+/// What they may take together. The last one that was left is kept, however large it is.
+pub(crate) const UNFINISHED_TOTAL_BYTES_MAX: u64 = 16 << 30;
+/// How long one is kept.
+pub(crate) const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Damaged indexes that are kept for a human to look at; older ones are removed.
 pub(crate) const DAMAGED_KEPT_MAX: usize = 2;
 /// Rows that a rebuild writes at a time.

@@ -10,8 +10,12 @@ use std::sync::Arc;
     expect(unreachable_pub, reason = "it is part of `testing`")
 )]
 pub enum Step {
-    /// A partial file was made.
+    /// A partial file was made, or one that was left is gone on with.
     Staged,
+    /// How far a blob has come was recorded beside its partial file.
+    CheckpointRecorded,
+    /// A partial file that nobody writes any more was cut to its checkpoint.
+    LeftUnfinished,
     /// The partial file's bytes are on the disk.
     FileSynced,
     /// What is intended was recorded, and is on the disk.

@@ -35,6 +35,20 @@ async fn blobs_on_several_threads() {
 }
 
 #[tokio::test]
+async fn unfinished_blobs() {
+    let folders = Folders::default();
+    conformance::sinks::unfinished_blobs_are_kept(folders.store().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_blobs_on_several_threads() {
+    let folders = Folders::default();
+    for _ in 0..10 {
+        conformance::sinks::unfinished_blobs_are_kept(folders.store().await).await;
+    }
+}
+
+#[tokio::test]
 async fn manifests() {
     let folders = Folders::default();
     conformance::manifests::all(async || folders.store().await as _).await;

@@ -3,9 +3,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::path::Path;
 
 use registry_core::{BlobStat, Digest, Hasher, LinkTarget, StoreError, StoreOperation, Verified};
-use tempfile::TempPath;
 
 use super::Folder;
 use crate::index::keys::{BlobRow, Intent};
@@ -16,17 +16,16 @@ use crate::step::Step;
 const PROVE_BYTES: usize = 1 << 20;
 
 impl Folder {
-    /// Gives a verified file its place, durably; where the blob is there already, only removes
-    /// the file.
-    pub(crate) fn commit_blob(
-        &self,
-        file: &File,
-        partial: TempPath,
-        verified: &Verified,
-    ) -> Result<(), StoreError> {
+    /// Makes the bytes of a partial file durable.
+    ///
+    /// # Errors
+    ///
+    /// After one, nobody can tell any more what is on the disk: the system takes pages that it
+    /// could not write for written, and gives them out as long as they are in memory. Such a file
+    /// must not be kept, nor synced again.
+    pub(crate) fn sync_blob(&self, file: &File, size: u64) -> Result<(), StoreError> {
         let operation = StoreOperation::Commit;
         let failed = |source| StoreError::io(operation, source);
-        let (digest, size) = (verified.digest(), verified.size());
         if file.metadata().map_err(failed)?.len() != size {
             return Err(StoreError::Corrupt {
                 operation,
@@ -35,7 +34,17 @@ impl Folder {
         }
         file.sync_all().map_err(failed)?;
         self.step(Step::FileSynced);
+        Ok(())
+    }
 
+    /// Gives a verified and synced file its place, durably; where the blob is there already, leaves
+    /// the file where it is.
+    pub(crate) fn commit_blob(
+        &self,
+        partial: &Path,
+        verified: &Verified,
+    ) -> Result<(), StoreError> {
+        let (digest, size) = (verified.digest(), verified.size());
         let _turn = self.turn(digest);
         if self.agreeing(digest)?.is_some() {
             // Whoever committed it had this turn until it was durable.
@@ -58,9 +67,9 @@ impl Folder {
         Ok(())
     }
 
-    fn place_blob(&self, partial: TempPath, digest: Digest, size: u64) -> Result<(), StoreError> {
+    fn place_blob(&self, partial: &Path, digest: Digest, size: u64) -> Result<(), StoreError> {
         let failed = |source| StoreError::io(StoreOperation::Commit, source);
-        self.place(partial, Kind::Blob, digest).map_err(failed)?;
+        self.with_room(|| self.place(partial, Kind::Blob, digest).map_err(failed))?;
         self.step(Step::Renamed);
         let path = self.layout.content(Kind::Blob, digest);
         let folder = path.parent().expect("it is in a folder");
@@ -73,17 +82,14 @@ impl Folder {
     }
 
     /// Moves a partial file to the place of some content.
-    pub(super) fn place(&self, partial: TempPath, kind: Kind, digest: Digest) -> io::Result<()> {
+    pub(super) fn place(&self, partial: &Path, kind: Kind, digest: Digest) -> io::Result<()> {
         let path = self.layout.content(kind, digest);
-        let Err(failed) = partial.persist(&path) else {
+        if found(fs::rename(partial, &path))?.is_some() {
             return Ok(());
-        };
-        if failed.error.kind() != io::ErrorKind::NotFound {
-            return Err(failed.error);
         }
         // The first of its folder.
         self.layout.make_place(kind, digest)?;
-        failed.path.persist(&path).map_err(|failed| failed.error)
+        fs::rename(partial, &path)
     }
 
     /// Removes a blob; whether it was there.

@@ -61,9 +61,11 @@ impl Folder {
         if self.load_manifest(digest)?.is_some() {
             return Ok(());
         }
-        self.space.check(manifest.bytes().len() as u64)?;
-        self.write_manifest(manifest)
-            .map_err(|source| StoreError::io(StoreOperation::Commit, source))?;
+        self.with_room(|| {
+            self.space.check(manifest.bytes().len() as u64)?;
+            self.write_manifest(manifest)
+                .map_err(|source| StoreError::io(StoreOperation::Commit, source))
+        })?;
         self.step(Step::ManifestRenamed);
         self.manifests.insert(digest, manifest.clone());
         self.touch_blocking(LinkTarget::Manifest(digest));
@@ -71,11 +73,15 @@ impl Folder {
     }
 
     fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
-        let mut file = self.layout.new_partial()?;
+        let mut file = self.layout.new_temporary()?;
         writeln!(file, "{}", header(manifest.media_type()))?;
         file.write_all(manifest.bytes())?;
         self.step(Step::ManifestWritten);
-        self.place(file.into_temp_path(), Kind::Manifest, manifest.digest())
+        let mut path = file.into_temp_path();
+        self.place(&path, Kind::Manifest, manifest.digest())?;
+        // There is nothing left of that name.
+        path.disable_cleanup(true);
+        Ok(())
     }
 
     /// Removes a manifest; whether it was there.

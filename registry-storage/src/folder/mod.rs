@@ -8,6 +8,7 @@ mod blobs;
 mod links;
 mod manifests;
 mod open;
+mod partials;
 mod repair;
 mod sidecar;
 
@@ -24,14 +25,17 @@ use crate::lock::FolderLock;
 use crate::options::TURNS;
 use crate::space::Space;
 use crate::step::{Probe, Step};
+use partials::Partials;
 
 pub use self::open::Recovery;
+pub(crate) use self::partials::{Content, Left, Partial};
 pub use self::repair::Rebuilt;
 
 pub(crate) struct Folder {
     pub(crate) layout: Layout,
     pub(crate) index: Index,
     pub(crate) space: Arc<Space>,
+    partials: Partials,
     accesses: Accesses,
     clock: Arc<dyn Clock>,
     turns: Vec<Mutex<()>>,

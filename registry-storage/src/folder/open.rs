@@ -3,19 +3,19 @@
 //! Nothing here takes longer where more is stored; see `repair` for the one case that does.
 
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use registry_core::StoreError;
 
+use super::partials::Partials;
 use super::repair::{Rebuilt, index_error, open_index};
 use super::{Folder, manifests, turns};
 use crate::accesses::Accesses;
 use crate::error::OpenError;
 use crate::format::FormatFile;
-use crate::layout::{Layout, PARTIAL_PREFIX, found, make_folder};
+use crate::layout::{Layout, found, make_folder};
 use crate::lock::FolderLock;
 use crate::options::DiskOptions;
 use crate::space::Space;
@@ -24,7 +24,9 @@ use crate::space::Space;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovery {
-    /// Partial files that a crash left; they are gone.
+    /// Blobs that nobody finished and that can be gone on with.
+    pub partial_kept: u64,
+    /// Partial files that are of no use any more: too small, too old or too many; they are gone.
     pub partial_swept: u64,
     /// Commits and removals that a crash interrupted; they were brought to their end.
     pub intents_settled: u64,
@@ -53,7 +55,9 @@ impl Folder {
         // Again, now that nobody else writes it.
         let format = FormatFile::read(&layout)?;
         make_folder(&layout.partial()).map_err(OpenError::unusable(layout.partial()))?;
-        let partial_swept = sweep(&layout).map_err(OpenError::unusable(layout.partial()))?;
+        let collected = Partials::collect(&layout, options.clock.now());
+        let (partials, partial_swept) = collected.map_err(OpenError::unusable(layout.partial()))?;
+        let partial_kept = partials.count();
         let (index, epoch, rebuilt) = open_index(&layout, format, options)?;
 
         let folder = Self {
@@ -62,6 +66,7 @@ impl Folder {
                 options.reserve,
                 options.space.clone(),
             )),
+            partials,
             accesses: Accesses::new(options),
             clock: Arc::clone(&options.clock),
             turns: turns(),
@@ -79,6 +84,7 @@ impl Folder {
         });
         let intents_settled = settled.map_err(index_error(&folder.layout))?;
         let recovery = Recovery {
+            partial_kept,
             partial_swept,
             intents_settled,
             rebuilt,
@@ -93,21 +99,4 @@ impl Folder {
         }
         Ok(intents.len() as u64)
     }
-}
-
-/// Removes the partial files that a crash left. Whatever else is in their folder is not ours.
-fn sweep(layout: &Layout) -> io::Result<u64> {
-    let mut swept = 0;
-    for entry in fs::read_dir(layout.partial())? {
-        let entry = entry?;
-        let is_ours = entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(PARTIAL_PREFIX.as_bytes());
-        if is_ours && entry.file_type()?.is_file() {
-            fs::remove_file(entry.path())?;
-            swept += 1;
-        }
-    }
-    Ok(swept)
 }

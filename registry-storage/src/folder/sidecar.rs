@@ -84,7 +84,7 @@ impl Sidecar {
         if left.is_empty() {
             fs::remove_file(&self.path)?;
         } else {
-            let mut file = layout.new_partial()?;
+            let mut file = layout.new_temporary()?;
             for origin in &left {
                 writeln!(file, "{}", line(self.digest, origin))?;
             }
