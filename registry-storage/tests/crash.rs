@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, TryStreamExt as _};
-use registry_core::testing::content::{digest_of, put_blob, read_body, sample};
+use registry_core::testing::content::{digest_of, put_blob, read_body, sample, verified};
 use registry_core::{
-    BlobStat, BlobStore, Digest, Link, LinkStore, LinkTarget, Manifest, ManifestStore, MediaType,
-    Origin, Repository, UpstreamId,
+    Algorithm, BlobStat, BlobStore, Digest, Link, LinkStore, LinkTarget, Manifest, ManifestStore,
+    MediaType, Origin, Repository, UpstreamId,
 };
 use registry_storage::testing::Step;
 use registry_storage::{DiskOptions, DiskStore};
@@ -190,6 +190,83 @@ async fn a_commit_is_whole_or_nothing_after_every_step() {
                 Some(&bytes),
                 "{at}"
             );
+        }
+    }
+}
+
+/// A large blob that is left, gone on with and committed: from the first record on, and until it has
+/// its place, no crash costs more than what was not yet recorded.
+#[tokio::test]
+async fn an_unfinished_blob_can_be_finished_after_every_step() {
+    const MIB: usize = 1 << 20;
+    for flush_index in [false, true] {
+        let watched = Watched::open(flush_index).await;
+        let bytes = sample(4 * MIB, 1);
+        let digest = digest_of(&bytes);
+        let write = async |end: usize| {
+            let sink = watched.store.stage(digest, None).await.unwrap();
+            let kept = usize::try_from(sink.kept()).unwrap();
+            for start in (kept..end).step_by(MIB / 2) {
+                let piece = bytes.slice(start..end.min(start + MIB / 2));
+                sink.checkpoint(start as u64);
+                sink.write_at(start as u64, piece).await.unwrap();
+            }
+            sink
+        };
+        let change = async {
+            drop(write(2 * MIB).await);
+            let sink = write(4 * MIB).await;
+            sink.commit(verified(Algorithm::Sha256, &bytes))
+                .await
+                .unwrap();
+        };
+        let copies = watched.copies_of(change).await;
+        assert_eq!(
+            steps_of(&copies),
+            [
+                Step::Staged,
+                Step::CheckpointRecorded,
+                // The drop.
+                Step::CheckpointRecorded,
+                Step::LeftUnfinished,
+                Step::Staged,
+                Step::CheckpointRecorded,
+                Step::CheckpointRecorded,
+                Step::FileSynced,
+                Step::IntentFlushed,
+                Step::Renamed,
+                Step::FolderSynced,
+                Step::RowWritten,
+                Step::IntentRemoved,
+            ]
+        );
+        // In half MiB; the last write was never checkpointed.
+        let recorded = [0, 2, 3, 3, 3, 5, 7, 7, 7];
+        for (n, (step, copy)) in copies.into_iter().enumerate() {
+            let at = format!("flush_index {flush_index}, {n}: {step:?}");
+            let expected = recorded.get(n).copied().unwrap_or(0) * MIB / 2;
+            let store = DiskStore::open(&copy).await.unwrap();
+            let recovery = store.recovery();
+            assert_eq!(recovery.rebuilt, None, "{at}");
+            let (kept, swept) = (recovery.partial_kept, recovery.partial_swept);
+            assert_eq!(kept, u64::from(expected > 0), "{at}");
+            assert_eq!(swept, u64::from(n == 0), "{at}");
+            let stands = n >= recorded.len();
+            let found = content(&store, digest).await;
+            assert!(found == stands.then(|| bytes.clone()), "{at}");
+
+            let sink = store.stage(digest, None).await.unwrap();
+            assert_eq!(sink.kept(), expected as u64, "{at}");
+            let read = sink.reader().read_at(0, usize::MAX).await.unwrap();
+            assert!(read == bytes.slice(..expected), "{at}");
+            let rest = sink.write_at(expected as u64, bytes.slice(expected..));
+            rest.await.unwrap();
+            let proof = verified(Algorithm::Sha256, &bytes);
+            sink.commit(proof).await.unwrap();
+            store.close().await.unwrap();
+            drop(store);
+            let store = reopen(&copy, &at).await;
+            assert!(content(&store, digest).await == Some(bytes.clone()), "{at}");
         }
     }
 }

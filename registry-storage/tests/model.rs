@@ -6,19 +6,19 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
-use registry_core::testing::content::{digest_of, put_blob, read_body, sample};
+use registry_core::testing::content::{digest_of, put_blob, read_body, sample, verified};
 use registry_core::{
-    BlobStat, Digest, Link, LinkTarget, Manifest, MediaType, MemoryStore, Origin, RangeRequest,
-    Repository, Stores, Tag, TagRecord, Timestamp, UpstreamId,
+    Algorithm, BlobSink, BlobStat, BlobStore, Digest, Link, LinkTarget, Manifest, MediaType,
+    MemoryStore, Origin, RangeRequest, Repository, Stores, Tag, TagRecord, Timestamp, UpstreamId,
 };
-use registry_storage::DiskStore;
+use registry_storage::{DiskStore, OpenError};
 use tempfile::TempDir;
 
 /// A call; the numbers choose among few names, so that calls are about the same things.
@@ -26,6 +26,11 @@ use tempfile::TempDir;
 enum Call {
     PutBlob(u8),
     DropSink(u8),
+    /// Goes on with a blob that is large enough to be kept unfinished, to so many KiB at least.
+    Unfinish(usize),
+    Discard,
+    Finish,
+    RemoveLarge,
     RemoveBlob(u8),
     Stat(u8),
     Open(u8, Option<RangeRequest>),
@@ -63,6 +68,10 @@ fn call() -> impl Strategy<Value = Call> {
     prop_oneof![
         6 => few().prop_map(Call::PutBlob),
         1 => few().prop_map(Call::DropSink),
+        4 => (0..=LARGE_KIB).prop_map(Call::Unfinish),
+        1 => Just(Call::Discard),
+        1 => Just(Call::Finish),
+        1 => Just(Call::RemoveLarge),
         3 => few().prop_map(Call::RemoveBlob),
         2 => few().prop_map(Call::Stat),
         4 => (few(), proptest::option::of(range)).prop_map(|(n, range)| Call::Open(n, range)),
@@ -85,6 +94,17 @@ fn call() -> impl Strategy<Value = Call> {
         1 => Just(Call::Drop),
         2 => Just(Call::LoseIndex),
     ]
+}
+
+/// Size of [`large`].
+const LARGE_KIB: usize = 2_500;
+
+/// How much of a blob is worth keeping.
+const KEPT_MIN: u64 = 1 << 20;
+
+fn large() -> Bytes {
+    static LARGE: LazyLock<Bytes> = LazyLock::new(|| sample(LARGE_KIB << 10, 99));
+    LARGE.clone()
 }
 
 /// How many there are of [`target`].
@@ -171,6 +191,27 @@ async fn answer(stores: &Stores, call: &Call) -> String {
             let sink = blobs.stage(digest_of(&blob(*n)), None).await.unwrap();
             format!("{:?}", sink.write_at(0, blob(*n)).await)
         }
+        Call::Unfinish(kib) => {
+            let (sink, kept) = stage_large(&**blobs).await;
+            let (start, end) = (kept, kept.max(kib << 10));
+            let write = sink.write_at(start as u64, large().slice(start..end));
+            write.await.unwrap();
+            sink.checkpoint(end as u64);
+            format!("{kept}")
+        }
+        Call::Discard => {
+            let (sink, kept) = stage_large(&**blobs).await;
+            sink.discard();
+            format!("{kept}")
+        }
+        Call::Finish => {
+            let (sink, kept) = stage_large(&**blobs).await;
+            let rest = sink.write_at(kept as u64, large().slice(kept..));
+            rest.await.unwrap();
+            let proof = verified(Algorithm::Sha256, &large());
+            format!("{kept} {:?}", sink.commit(proof).await)
+        }
+        Call::RemoveLarge => format!("{:?}", blobs.remove(digest_of(&large())).await),
         Call::RemoveBlob(n) => format!("{:?}", blobs.remove(digest_of(&blob(*n))).await),
         Call::Stat(n) => format!("{:?}", blobs.stat(digest_of(&blob(*n))).await),
         Call::Open(n, range) => match blobs.open(digest_of(&blob(*n)), *range).await {
@@ -237,6 +278,22 @@ async fn answer(stores: &Stores, call: &Call) -> String {
             )
         }
         Call::Close | Call::Drop | Call::LoseIndex => unreachable!("not a call to the stores"),
+    }
+}
+
+/// A sink of the large blob, and how much of it is kept: the right bytes, wherever they were.
+async fn stage_large(blobs: &dyn BlobStore) -> (Arc<dyn BlobSink>, usize) {
+    let bytes = large();
+    loop {
+        let sink = blobs.stage(digest_of(&bytes), None).await.unwrap();
+        let kept = usize::try_from(sink.kept()).unwrap();
+        let read = sink.reader().read_at(0, usize::MAX).await.unwrap();
+        assert!(read == bytes.slice(..kept));
+        if kept == 0 || sink.kept() >= KEPT_MIN {
+            return (sink, kept);
+        }
+        // Memory keeps what is too little for a disk.
+        sink.discard();
     }
 }
 
@@ -325,6 +382,16 @@ impl Model {
     }
 }
 
+/// What the drop of a sink has left to do may take a moment, where nobody has waited for it.
+async fn reopen(dir: &Path) -> DiskStore {
+    loop {
+        match DiskStore::open(dir).await {
+            Err(OpenError::InUse { .. }) => tokio::task::yield_now().await,
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 async fn run(dir: &Path, calls: &[Call]) -> TestCaseResult {
     let mut model = Model::new();
     let mut disk = Arc::new(DiskStore::open(dir).await.unwrap());
@@ -347,7 +414,7 @@ async fn run(dir: &Path, calls: &[Call]) -> TestCaseResult {
             }
         }
         drop(disk);
-        disk = Arc::new(DiskStore::open(dir).await.unwrap());
+        disk = Arc::new(reopen(dir).await);
         let recovery = disk.recovery();
         prop_assert_eq!((recovery.partial_swept, recovery.intents_settled), (0, 0));
         let rebuilt = recovery.rebuilt.as_ref().map(|rebuilt| rebuilt.links);

@@ -1,5 +1,5 @@
-//! What takes a process of its own: one that is killed while it commits and removes, one that owns
-//! the folder, one that may open few files.
+//! What takes a process of its own: one that is killed while it commits and removes, or while it
+//! writes a large blob, one that owns the folder, one that may open few files.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -9,9 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use futures::TryStreamExt as _;
-use registry_core::testing::content::{digest_of, put_blob, read_body, sample};
-use registry_core::{BlobStat, BlobStore as _, Digest, StoreError};
+use registry_core::testing::content::{digest_of, put_blob, read_body, sample, verified};
+use registry_core::{Algorithm, BlobStat, BlobStore as _, Digest, StoreError};
 use registry_storage::testing::Step;
 use registry_storage::{DiskOptions, DiskStore, OpenError};
 use tempfile::TempDir;
@@ -87,6 +88,88 @@ async fn what_was_committed_outlives_a_kill() {
         let partial = fs::read_dir(data.path().join("partial")).unwrap();
         assert_eq!(partial.count(), 0);
     }
+}
+
+const MIB: u64 = 1 << 20;
+
+/// What the next process to be killed writes, over and over: too large to be ever done.
+fn large() -> Bytes {
+    sample(24 << 20, 7)
+}
+
+/// Goes on with the blob where the last one was killed, and tells how far it has come.
+async fn write_on(data: std::ffi::OsString) {
+    let store = DiskStore::open(data).await.unwrap();
+    let bytes = large();
+    let sink = store.stage(digest_of(&bytes), None).await.unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "\nkept {}", sink.kept()).unwrap();
+    let mut at = sink.kept();
+    while at < bytes.len() as u64 {
+        let end = bytes.len().min(at as usize + 30_000);
+        let piece = bytes.slice(at as usize..end);
+        sink.write_at(at, piece).await.unwrap();
+        at = end as u64;
+        sink.checkpoint(at);
+        writeln!(out, "\nwritten {at}").unwrap();
+    }
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn an_unfinished_blob_outlives_kills() {
+    if let Some(data) = std::env::var_os(DATA_DIR) {
+        return write_on(data).await;
+    }
+    let data = TempDir::new().unwrap();
+    let bytes = large();
+    // What a kill costs at most: what is between two records, and what is being written.
+    let lost_max = MIB + 60_000;
+    let mut reached = 0;
+    for kill_at in [MIB / 2, 3 * MIB, 6 * MIB, 15 * MIB] {
+        let mut process = child("an_unfinished_blob_outlives_kills", &data)
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        for line in lines {
+            let line = line.unwrap_or_default();
+            if let Some(kept) = line.strip_prefix("kept ") {
+                let kept: u64 = kept.parse().unwrap();
+                assert!(
+                    kept <= reached + 30_000 && kept + lost_max >= reached,
+                    "{kept} of {reached}"
+                );
+            } else if let Some(written) = line.strip_prefix("written ") {
+                reached = written.parse().unwrap();
+                if reached >= kill_at {
+                    // What it wrote meanwhile is told of until the end.
+                    let _ = process.kill();
+                }
+            }
+        }
+        process.wait().unwrap();
+        assert!(reached >= kill_at, "it ended of itself");
+    }
+
+    let store = DiskStore::open(data.path()).await.unwrap();
+    let digest = digest_of(&bytes);
+    assert_eq!(store.recovery().partial_kept, 1);
+    assert_eq!(store.stat(digest).await.unwrap(), None);
+    let sink = store.stage(digest, Some(bytes.len() as u64)).await.unwrap();
+    let kept = sink.kept();
+    assert!(kept + lost_max >= reached, "{kept} of {reached}");
+    let read = sink.reader().read_at(0, usize::MAX).await.unwrap();
+    assert!(read == bytes.slice(..kept as usize));
+    let rest = sink.write_at(kept, bytes.slice(kept as usize..));
+    rest.await.unwrap();
+    sink.commit(verified(Algorithm::Sha256, &bytes))
+        .await
+        .unwrap();
+    let body = store.open(digest, None).await.unwrap().unwrap();
+    assert!(read_body(body).await == bytes);
+    store.close().await.unwrap();
+    let partial = fs::read_dir(data.path().join("partial")).unwrap();
+    assert_eq!(partial.count(), 0);
 }
 
 /// What the process that owns the folder does: it opens it, says so, and waits for its end.

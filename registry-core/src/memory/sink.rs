@@ -126,7 +126,10 @@ impl Drop for MemorySink {
         }
         let left = written.first(written.checkpoint.min(written.prefix()));
         drop(written);
-        lock(&self.content).unfinished.keep(self.digest, left);
+        let mut content = lock(&self.content);
+        if !content.blobs.contains_key(&self.digest) {
+            content.unfinished.keep(self.digest, left);
+        }
     }
 }
 

@@ -342,7 +342,9 @@ impl Folder {
                 None => left.open(),
             };
             match opened {
-                Ok((content, len)) if len > 0 => return Some((left, content, len)),
+                Ok((content, len)) if len > 0 && !self.is_stored(digest) => {
+                    return Some((left, content, len));
+                }
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%digest, %error, "an unfinished blob is lost"),
             }
@@ -370,11 +372,9 @@ impl Folder {
             let Some((left, content)) = uncut else {
                 break;
             };
-            // Whoever stores it from now on forgets what is left of it.
-            let is_stored = matches!(self.index.blob(left.digest), Ok(Some(_)));
             if let Err(error) = self.cut(&left, &content) {
                 tracing::warn!(digest = %left.digest, %error, "an unfinished blob is lost");
-            } else if !is_stored {
+            } else if !self.is_stored(left.digest) {
                 let mut all = self.partials.left();
                 if let Some(settled) = all.iter_mut().find(|other| other.is_as(&left)) {
                     // `content` is another handle to the file: this one closes nothing.
@@ -386,6 +386,12 @@ impl Folder {
             left.remove();
         }
         self.partials.trim(self.clock.now());
+    }
+
+    /// Whether an unfinished blob is of no use any more. Whoever stores it later forgets what is
+    /// left of it.
+    fn is_stored(&self, digest: Digest) -> bool {
+        matches!(self.index.blob(digest), Ok(Some(_)))
     }
 
     fn cut(&self, left: &Left, content: &Content) -> io::Result<()> {
