@@ -25,11 +25,14 @@
 //! | `blobs/sha256/ab/abcd…` | committed blobs |
 //! | `manifests/sha256/ab/abcd…` | manifests: a line with the media type, then their bytes |
 //! | `manifests/sha256/ab/abcd….origins` | the origins that the manifest is linked in, one a line |
-//! | `partial/` | blobs being written; swept at start |
+//! | `partial/sha256-abcd….x1Y2z3` | a blob being written, or left unfinished |
+//! | `partial/sha256-abcd….x1Y2z3.checkpoint` | how many bytes of it a later sink may go on after |
+//! | `partial/fill-…` | a small file on its way to its place; swept at start |
 //! | `index.suspect` | there where damage to the index was met while it was in use |
 //! | `index.damaged-…` | a damaged index that was set aside; the last two are kept |
 //!
-//! Nothing at start takes longer where more is stored, except a rebuild of the index.
+//! Nothing at start takes longer where more is stored, except a rebuild of the index; what is in
+//! `partial/` is looked at, file by file, and there are few.
 //!
 //! # A blob's life, and what a crash leaves of it
 //!
@@ -41,9 +44,9 @@
 //!
 //! | Crash after | On the disk | The next start | The blob is |
 //! |---|---|---|---|
-//! | staging, appending, syncing the file | partial file | sweeps it | absent |
-//! | flushing the intent | intent, partial file | sweeps the file, drops the intent | absent |
-//! | renaming the file | intent, file | writes the row, if the file has the intent's size | there |
+//! | staging, writing, syncing the file | partial file | keeps or sweeps it, see below | absent |
+//! | flushing the intent | intent, partial file | the same, and drops the intent | absent |
+//! | renaming the file | intent, file, perhaps a checkpoint | writes the row, if the file has the intent's size; sweeps the checkpoint | there |
 //! | … and the power was cut | intent, file or partial file | as one of the two before | there or absent |
 //! | syncing the folder | intent, file | writes the row | there |
 //! | writing the row; removing the intent | file, and the row or the intent or both | writes the row, drops the intent | there |
@@ -61,6 +64,27 @@
 //! A blob is given out only where its file has the size of its row. One that does not, because
 //! something else than this crate touched it, is forgotten, counted ([`DiskStore::forgotten`]) and
 //! logged: a miss, which the next fill heals.
+//!
+//! # Unfinished blobs
+//!
+//! A sink that is dropped leaves its partial file to the next of the same digest, cut to what was
+//! checkpointed, unless that is less than a MiB. How much that is is recorded beside the file, once
+//! a MiB while it is written and when it is left, and never synced. Nobody takes these bytes for
+//! right before all of the blob is hashed, so it is enough that they mostly are:
+//!
+//! | Crash after | On the disk | The next sink is given |
+//! |---|---|---|
+//! | writing, before anything was recorded | partial file, swept at start | nothing |
+//! | recording a checkpoint | partial file, perhaps longer, and its checkpoint | the checkpoint |
+//! | … and the power was cut | one or both of them, of any length, perhaps zeros | what there is of the checkpoint |
+//! | cutting what was left | partial file of the checkpoint's length | the checkpoint |
+//! | discarding | perhaps all of it | perhaps the checkpoint: it is discarded again |
+//!
+//! A partial file is handed on by the last one who might write to it: a write whose future was
+//! dropped runs on, and holds it. One that could not be synced is removed, since the system takes
+//! pages for written then that are not. The files are bounded in number, size and age, at start and
+//! while the store is in use, and where space is short those that nobody writes are removed first.
+//! Once a store is closed its sinks leave their files alone, which may be another process's by then.
 //!
 //! # Manifests
 //!

@@ -223,6 +223,54 @@ async fn what_is_stored_is_not_kept_unfinished() {
     }
 }
 
+/// A commit that found no place for the file leaves it to the next; one that could not be sure of
+/// the file does not.
+#[tokio::test]
+async fn a_failed_commit_leaves_what_is_sound() {
+    let dir = TempDir::new().unwrap();
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    let bytes = sample(2 * MIB, 1);
+    let commit = async || {
+        let sink = stage(&store, &bytes).await;
+        fill(&*sink, &bytes, 2 * MIB).await;
+        sink.commit(verified(Algorithm::Sha256, &bytes)).await
+    };
+    // A file where the folder of the blob should be.
+    let shelf = dir.path().join("blobs/sha256");
+    fs::create_dir_all(&shelf).unwrap();
+    let place = shelf.join(&digest_of(&bytes).encoded()[..2]);
+    fs::write(&place, b"in the way").unwrap();
+    let failed = commit().await;
+    assert!(matches!(failed, Err(StoreError::Io { .. })), "{failed:?}");
+    assert_eq!(kept(&store, &bytes).await, 2 * MIB);
+    fs::remove_file(&place).unwrap();
+
+    let partial = |suffix: &str| {
+        let names = partial_names(dir.path()).into_iter();
+        let mut names = names.filter(|name| name.ends_with(suffix));
+        dir.path().join("partial").join(names.next().unwrap())
+    };
+    let content = partial(".checkpoint").with_extension("");
+    let sink = stage(&store, &bytes).await;
+    assert_eq!(sink.kept(), 2 * MIB as u64);
+    // Somebody else has touched it.
+    File::options()
+        .write(true)
+        .open(&content)
+        .unwrap()
+        .set_len(3 * MIB as u64)
+        .unwrap();
+    let failed = sink.commit(verified(Algorithm::Sha256, &bytes)).await;
+    assert!(
+        matches!(failed, Err(StoreError::Corrupt { .. })),
+        "{failed:?}"
+    );
+    assert_eq!(partial_names(dir.path()), [""; 0], "at once");
+    assert_eq!(kept(&store, &bytes).await, 0);
+    commit().await.unwrap();
+    assert_eq!(partial_names(dir.path()), [""; 0]);
+}
+
 /// Whoever still reads what was left reads its bytes or none, never those of who goes on with it.
 #[tokio::test]
 async fn a_reader_is_never_given_another_sinks_bytes() {
