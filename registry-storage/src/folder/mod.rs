@@ -11,6 +11,7 @@ mod open;
 mod partials;
 mod repair;
 mod sidecar;
+mod unfinished;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,17 +26,18 @@ use crate::lock::FolderLock;
 use crate::options::TURNS;
 use crate::space::Space;
 use crate::step::{Probe, Step};
-use partials::Partials;
+use unfinished::Unfinished;
 
 pub use self::open::Recovery;
-pub(crate) use self::partials::{Content, Left, Partial};
+pub(crate) use self::partials::{Content, Partial};
 pub use self::repair::Rebuilt;
+pub(crate) use self::unfinished::Left;
 
 pub(crate) struct Folder {
     pub(crate) layout: Layout,
     pub(crate) index: Index,
     pub(crate) space: Arc<Space>,
-    partials: Partials,
+    unfinished: Unfinished,
     accesses: Accesses,
     clock: Arc<dyn Clock>,
     turns: Vec<Mutex<()>>,

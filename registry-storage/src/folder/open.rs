@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicU64;
 
 use registry_core::StoreError;
 
-use super::partials::Partials;
 use super::repair::{Rebuilt, index_error, open_index};
+use super::unfinished::Unfinished;
 use super::{Folder, manifests, turns};
 use crate::accesses::Accesses;
 use crate::error::OpenError;
@@ -55,9 +55,10 @@ impl Folder {
         // Again, now that nobody else writes it.
         let format = FormatFile::read(&layout)?;
         make_folder(&layout.partial()).map_err(OpenError::unusable(layout.partial()))?;
-        let collected = Partials::collect(&layout, options.clock.now());
-        let (partials, partial_swept) = collected.map_err(OpenError::unusable(layout.partial()))?;
-        let partial_kept = partials.count();
+        let collected = Unfinished::collect(&layout, options.clock.now());
+        let (unfinished, partial_swept) =
+            collected.map_err(OpenError::unusable(layout.partial()))?;
+        let partial_kept = unfinished.count();
         let (index, epoch, rebuilt) = open_index(&layout, format, options)?;
 
         let folder = Self {
@@ -66,7 +67,7 @@ impl Folder {
                 options.reserve,
                 options.space.clone(),
             )),
-            partials,
+            unfinished,
             accesses: Accesses::new(options),
             clock: Arc::clone(&options.clock),
             turns: turns(),
