@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use registry_core::UpstreamId;
 use registry_server::config::{Config, ConfigErrors, Flags, LogFilter, LogFormat};
+use registry_server::upstream::{Budgets, Proxies};
 use tempfile::TempDir;
 
 #[derive(clap::Parser)]
@@ -316,7 +317,14 @@ fn every_key_of_an_upstream_is_read() {
              client_cert_file = \"{pems}/cert.pem\"\n\
              client_key_file = \"{pems}/key.pem\"\n\
              insecure_skip_verify = true\n\
-             proxy = \"http://proxy.example:3128\"\n\
+             proxy = \"http://me:secret@proxy.example:3128\"\n\
+             no_proxy = [\"*.direct.example\", \"10.0.0.0/8\"]\n\
+             connect_budget = \"1s\"\n\
+             headers_budget = \"2s\"\n\
+             body_idle_budget = \"3s\"\n\
+             total_budget = \"4s\"\n\
+             next_endpoint_on_not_found = true\n\
+             private_redirects = true\n\
              realms = [\"Auth.example\"]\n\
              tag_ttl = \"0s\"\n\
              tag_budget = \"500ms\"\n\
@@ -335,8 +343,19 @@ fn every_key_of_an_upstream_is_read() {
     );
     assert_eq!(upstream.client_key_file, Some(pems.path().join("key.pem")));
     assert!(upstream.insecure_skip_verify);
-    let proxy = upstream.proxy.as_ref().unwrap();
-    assert_eq!(proxy.as_str(), "http://proxy.example:3128/");
+    let proxies = Proxies::all("http://me:secret@proxy.example:3128".parse().unwrap());
+    let except = ["direct.example", "10.0.0.0/8"].map(ToOwned::to_owned);
+    assert_eq!(upstream.proxies, proxies.except(except));
+    assert!(!format!("{config:?}").contains("secret"));
+    let budgets = &upstream.budgets;
+    let budgets = [
+        budgets.connect,
+        budgets.headers,
+        budgets.body_idle,
+        budgets.total,
+    ];
+    assert_eq!(budgets, [1, 2, 3, 4].map(Duration::from_secs));
+    assert!(upstream.next_endpoint_on_not_found && upstream.private_redirects);
     assert_eq!(upstream.realms, ["auth.example"]);
     let policy = upstream.policy(config.tag_ttl);
     assert_eq!(policy.tag_ttl, Duration::ZERO);
@@ -533,7 +552,7 @@ fn mistakes_in_an_upstream_name_key_and_line() {
         (
             "endpoint = [\"https://a\"]",
             3,
-            "endpoint: unknown key; there are ca_file, ",
+            "endpoint: unknown key; there are body_idle_budget, ca_file, ",
         ),
         (
             "endpoints = \"x\"",
@@ -583,7 +602,42 @@ fn mistakes_in_an_upstream_name_key_and_line() {
         (
             "proxy = \"proxy:3128\"",
             3,
-            "proxy: \"proxy:3128\" is not an http or https URL",
+            "proxy: no proxy: its scheme is none of http, https",
+        ),
+        (
+            "proxy = \"http://me:secret@proxy/path\"",
+            3,
+            "proxy: no proxy: it has something after the host",
+        ),
+        (
+            "no_proxy = [\"a\", \"https://b\"]",
+            3,
+            "no_proxy[1]: \"https://b\" is neither a domain",
+        ),
+        (
+            "no_proxy = [\"a:80\"]",
+            3,
+            "no_proxy[0]: \"a:80\" is neither a domain",
+        ),
+        (
+            "no_proxy = [\"10.0.0.0/33\"]",
+            3,
+            "no_proxy[0]: \"10.0.0.0/33\" is neither a domain",
+        ),
+        (
+            "connect_budget = \"0s\"",
+            3,
+            "connect_budget: \"0s\" leaves no time",
+        ),
+        (
+            "headers_budget = \"5s\"\ntotal_budget = \"4s\"",
+            3,
+            "headers_budget: 5s is more than total_budget, which is 4s",
+        ),
+        (
+            "connect_budget = \"1m\"\nheaders_budget = \"20s\"",
+            3,
+            "connect_budget: 1m is more than headers_budget, which is 20s",
         ),
         (
             "realms = [\"https://a\"]",
@@ -727,5 +781,108 @@ fn what_is_seldom_meant_is_warned_of() {
                 assert!(warnings[0].contains(wanted), "{warnings:?}");
             }
         }
+    }
+}
+
+#[test]
+fn budgets_that_are_not_set_make_room_for_those_that_are() {
+    let default = Budgets::default();
+    let [connect, headers, total] = [default.connect, default.headers, default.total];
+    let second = Duration::from_secs(1);
+    for (keys, expected) in [
+        ("", [connect, headers, total]),
+        (
+            "connect_budget = \"20s\"",
+            [20 * second, 20 * second, total],
+        ),
+        ("headers_budget = \"1s\"", [second, second, total]),
+        (
+            "headers_budget = \"1m\"",
+            [connect, 60 * second, 60 * second],
+        ),
+        ("total_budget = \"2s\"", [2 * second; 3]),
+        ("connect_budget = \"1m\"", [60 * second; 3]),
+    ] {
+        let file = format!("[upstream.\"quay.io\"]\n{keys}\n");
+        let config = Setting::default().file(file).config();
+        let budgets = &config.upstreams[&id("quay.io")].budgets;
+        let resolved = [budgets.connect, budgets.headers, budgets.total];
+        assert_eq!(resolved, expected, "{keys}");
+    }
+}
+
+#[test]
+fn the_environments_proxies_are_for_those_without_their_own() {
+    let file = "[upstream.\"quay.io\"]\n\
+                proxy = \"socks5h://own.example\"\n\
+                [upstream.\"ghcr.io\"]\n\
+                proxy = \"direct\"\n\
+                [upstream.\"gcr.io\"]\n\
+                no_proxy = [\"pkg.dev\"]\n";
+    let proxy = |url: &str| Some(url.parse().unwrap());
+    let except = |proxies: Proxies, hosts: &[&str]| {
+        proxies.except(hosts.iter().map(|host| (*host).to_owned()))
+    };
+    for (env, http, https, direct) in [
+        (&[][..], None, None, &[][..]),
+        (
+            &[("HTTPS_PROXY", "http://a.example:3128"), ("HTTP_PROXY", "")],
+            None,
+            proxy("http://a.example:3128"),
+            &[],
+        ),
+        (
+            // As many write it, and most programs take it.
+            &[
+                ("http_proxy", "b.example:3128"),
+                ("no_proxy", "c.example, 10.0.0.0/8,"),
+            ],
+            proxy("http://b.example:3128"),
+            None,
+            &["c.example", "10.0.0.0/8"],
+        ),
+        (
+            &[
+                ("ALL_PROXY", "socks5://d.example"),
+                ("https_proxy", "http://me:secret@e.example"),
+                ("HTTPS_PROXY", "http://f.example"),
+                ("NO_PROXY", "*"),
+            ],
+            proxy("socks5://d.example"),
+            proxy("http://f.example"),
+            &["*"],
+        ),
+    ] {
+        let setting = || {
+            let env = env.iter();
+            env.fold(Setting::default(), |setting, (name, value)| {
+                setting.env(name, value)
+            })
+        };
+        let config = setting().file(file).config();
+        let of = |name| &config.upstreams[&id(name)].proxies;
+        let environment = Proxies::by_scheme(http, https);
+        assert_eq!(
+            *of("docker.io"),
+            except(environment.clone(), direct),
+            "{env:?}"
+        );
+        assert_eq!(*of("gcr.io"), except(environment, &["pkg.dev"]), "{env:?}");
+        assert_eq!(*of("ghcr.io"), Proxies::default(), "{env:?}");
+        let own = Proxies::all("socks5h://own.example".parse().unwrap());
+        assert_eq!(*of("quay.io"), own, "{env:?}");
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+    for (name, value) in [
+        ("HTTPS_PROXY", "http://me:secret@proxy/path"),
+        ("ALL_PROXY", "socks4://me:secret@proxy"),
+        ("http_proxy", "me:secret@"),
+    ] {
+        let errors = Setting::default().env(name, value).errors().join("\n");
+        assert!(
+            errors.starts_with(&format!("{name}: no proxy: ")),
+            "{errors}"
+        );
+        assert!(!errors.contains("secret"), "{errors}");
     }
 }

@@ -7,9 +7,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::budgets::BudgetsLayer;
 use super::document::{Document, Table, cannot_read};
 use super::layer::{Layer, Texts, UpstreamLayer, add_upstream};
 use super::place::{Place, Problems, Written};
+use super::proxy::ProxyLayer;
 use super::values;
 
 /// Keys of an upstream that ask for credentials to be sent to it.
@@ -91,7 +93,10 @@ fn read_upstream(place: Place, mut table: Table<'_>, problems: &mut Problems) ->
         client_cert_file: cert.map(|path| path.value),
         client_key_file: key.map(|path| path.value),
         insecure_skip_verify: table.boolean("insecure_skip_verify", problems),
-        proxy: table.parsed("proxy", problems, values::proxy),
+        proxies: ProxyLayer::read(&mut table, problems),
+        budgets: BudgetsLayer::read(&mut table, problems),
+        next_endpoint_on_not_found: table.boolean("next_endpoint_on_not_found", problems),
+        private_redirects: table.boolean("private_redirects", problems),
         realms: table.list("realms", problems, values::realm),
         tag_ttl: table.parsed("tag_ttl", problems, values::duration),
         tag_budget: table.parsed("tag_budget", problems, values::budget),

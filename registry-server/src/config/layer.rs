@@ -9,7 +9,9 @@ use std::time::Duration;
 use registry_core::UpstreamId;
 use url::Url;
 
+use super::budgets::BudgetsLayer;
 use super::place::{Place, Problems, Written};
+use super::proxy::ProxyLayer;
 use super::{LogFilter, LogFormat, values};
 
 /// The settings of a layer that are written as one text each.
@@ -140,7 +142,10 @@ pub(super) struct UpstreamLayer {
     pub(super) client_cert_file: Option<PathBuf>,
     pub(super) client_key_file: Option<PathBuf>,
     pub(super) insecure_skip_verify: Option<bool>,
-    pub(super) proxy: Option<Url>,
+    pub(super) proxies: ProxyLayer,
+    pub(super) budgets: BudgetsLayer,
+    pub(super) next_endpoint_on_not_found: Option<bool>,
+    pub(super) private_redirects: Option<bool>,
     pub(super) realms: Option<Vec<String>>,
     pub(super) tag_ttl: Option<Duration>,
     pub(super) tag_budget: Option<Duration>,
@@ -157,7 +162,10 @@ impl UpstreamLayer {
             client_cert_file: None,
             client_key_file: None,
             insecure_skip_verify: None,
-            proxy: None,
+            proxies: ProxyLayer::default(),
+            budgets: BudgetsLayer::default(),
+            next_endpoint_on_not_found: None,
+            private_redirects: None,
             realms: None,
             tag_ttl: None,
             tag_budget: None,
@@ -173,7 +181,12 @@ impl UpstreamLayer {
             client_cert_file: self.client_cert_file.or(below.client_cert_file),
             client_key_file: self.client_key_file.or(below.client_key_file),
             insecure_skip_verify: self.insecure_skip_verify.or(below.insecure_skip_verify),
-            proxy: self.proxy.or(below.proxy),
+            proxies: self.proxies.or(below.proxies),
+            budgets: self.budgets.or(below.budgets),
+            next_endpoint_on_not_found: self
+                .next_endpoint_on_not_found
+                .or(below.next_endpoint_on_not_found),
+            private_redirects: self.private_redirects.or(below.private_redirects),
             realms: self.realms.or(below.realms),
             tag_ttl: self.tag_ttl.or(below.tag_ttl),
             tag_budget: self.tag_budget.or(below.tag_budget),

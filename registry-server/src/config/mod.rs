@@ -4,12 +4,14 @@
 //! environment and file override each other. It starts nothing; beyond the configuration file, it
 //! reads no file, but tries those that the file names.
 
+mod budgets;
 mod document;
 mod file;
 mod flags;
 mod known;
 mod layer;
 mod place;
+mod proxy;
 pub(crate) mod values;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,9 @@ pub use place::{ConfigError, ConfigErrors, Place};
 pub(crate) use place::{Problems, Written};
 
 use layer::{Layer, UpstreamLayer};
+use proxy::ProxyLayer;
+
+use crate::upstream::{Budgets, Proxies};
 
 /// Port that clients pull from.
 const LISTEN_PORT: u16 = 5000;
@@ -90,6 +95,7 @@ impl Config {
     ) -> Result<Self, ConfigErrors> {
         let mut problems = Problems::default();
         let (flags, flags_file) = flags.texts();
+        let proxies = proxy::environment(&env, &mut problems);
         let (environment, environment_file) = flags::environment(env, &mut problems);
         let flags = flags.read(&mut problems);
         let environment = environment.read(&mut problems);
@@ -97,16 +103,20 @@ impl Config {
             Some(path) => file::read(path, &mut problems),
             None => Layer::default(),
         };
-        let config = Self::resolve(flags.over(environment).over(file), &mut problems);
+        let layer = flags.over(environment).over(file);
+        let config = Self::resolve(layer, &proxies, &mut problems);
         problems.finish(config)
     }
 
-    fn resolve(layer: Layer, problems: &mut Problems) -> Self {
+    fn resolve(layer: Layer, environment: &ProxyLayer, problems: &mut Problems) -> Self {
         let default = Self::default();
         let mut upstreams = default.upstreams;
+        for known in upstreams.values_mut() {
+            known.proxies = ProxyLayer::default().over(environment);
+        }
         for (id, settings) in layer.upstreams {
             let known = upstreams.remove(&id);
-            let upstream = UpstreamConfig::resolve(&id, settings, known, problems);
+            let upstream = UpstreamConfig::resolve(&id, settings, known, environment, problems);
             upstreams.insert(id, upstream);
         }
         let (listen, admin_listen) =
@@ -201,8 +211,14 @@ pub struct UpstreamConfig {
     pub client_key_file: Option<PathBuf>,
     /// Whether any certificate will do.
     pub insecure_skip_verify: bool,
-    /// The HTTP proxy to go through.
-    pub proxy: Option<Url>,
+    /// The proxies to go through.
+    pub proxies: Proxies,
+    /// How long it is waited for.
+    pub budgets: Budgets,
+    /// Whether the next endpoint is asked also where one says that it has no such thing.
+    pub next_endpoint_on_not_found: bool,
+    /// Whether redirects may lead to private addresses from anywhere.
+    pub private_redirects: bool,
     /// Hosts besides its own that tokens for it may come from.
     pub realms: Vec<String>,
     /// How long a tag is fresh after the upstream confirmed it; none for [`Config::tag_ttl`].
@@ -223,7 +239,10 @@ impl UpstreamConfig {
             client_cert_file: None,
             client_key_file: None,
             insecure_skip_verify: false,
-            proxy: None,
+            proxies: Proxies::default(),
+            budgets: Budgets::default(),
+            next_endpoint_on_not_found: false,
+            private_redirects: false,
             realms: Vec::new(),
             tag_ttl: None,
             tag_budget: policy.tag_budget,
@@ -235,6 +254,7 @@ impl UpstreamConfig {
         id: &UpstreamId,
         settings: UpstreamLayer,
         known: Option<Self>,
+        environment: &ProxyLayer,
         problems: &mut Problems,
     ) -> Self {
         // Whom a known upstream trusts with tokens goes with where it answers: other endpoints have
@@ -256,7 +276,10 @@ impl UpstreamConfig {
             client_cert_file: settings.client_cert_file,
             client_key_file: settings.client_key_file,
             insecure_skip_verify: settings.insecure_skip_verify.unwrap_or_default(),
-            proxy: settings.proxy,
+            proxies: settings.proxies.over(environment),
+            budgets: settings.budgets.resolve(problems),
+            next_endpoint_on_not_found: settings.next_endpoint_on_not_found.unwrap_or_default(),
+            private_redirects: settings.private_redirects.unwrap_or_default(),
             realms: settings.realms.unwrap_or(realms),
             tag_ttl: settings.tag_ttl,
             tag_budget: settings.tag_budget.unwrap_or(default.tag_budget),

@@ -56,10 +56,6 @@ pub(crate) fn endpoint(text: &str) -> Result<Url, String> {
     http_url(text, "https://ghcr.io")
 }
 
-pub(super) fn proxy(text: &str) -> Result<Url, String> {
-    http_url(text, "http://proxy.example.org:3128")
-}
-
 /// A URL that something answers at; a path may be part of it.
 pub(crate) fn http_url(text: &str, example: &str) -> Result<Url, String> {
     let url = match Url::parse(text) {

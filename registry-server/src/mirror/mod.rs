@@ -294,7 +294,10 @@ fn http_config(
     http.client_cert_file.clone_from(&settings.client_cert_file);
     http.client_key_file.clone_from(&settings.client_key_file);
     http.insecure_skip_verify = settings.insecure_skip_verify;
-    http.proxy.clone_from(&settings.proxy);
+    http.proxies.clone_from(&settings.proxies);
+    http.budgets.clone_from(&settings.budgets);
+    http.next_endpoint_on_not_found = settings.next_endpoint_on_not_found;
+    http.private_redirects = settings.private_redirects;
     http.realms.clone_from(&settings.realms);
     http.system_trust = system_trust;
     http

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Host;
@@ -118,11 +119,16 @@ pub(super) fn class_of_host(host: &Host<&str>) -> Option<AddressClass> {
 }
 
 /// Resolves names to the addresses within reach.
-pub(super) struct ReachResolver(pub(super) Reach);
+pub(super) struct ReachResolver {
+    pub(super) reach: Reach,
+    /// Names that may be anywhere.
+    pub(super) exempt: Arc<[String]>,
+}
 
 impl Resolve for ReachResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let reach = self.0;
+        let reach = self.reach;
+        let exempt = self.exempt.iter().any(|exempt| exempt == name.as_str());
         Box::pin(async move {
             // The port is the caller's matter.
             let found: Vec<SocketAddr> =
@@ -130,7 +136,7 @@ impl Resolve for ReachResolver {
             let resolved = !found.is_empty();
             let allowed: Vec<SocketAddr> = found
                 .into_iter()
-                .filter(|address| reach.allows(AddressClass::of(address.ip())))
+                .filter(|address| exempt || reach.allows(AddressClass::of(address.ip())))
                 .collect();
             if resolved && allowed.is_empty() {
                 return Err(OutOfReach.into());
@@ -244,11 +250,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_resolves_to_what_is_within_reach() {
-        let resolve = |reach| ReachResolver(reach).resolve("localhost".parse().unwrap());
-        let addresses: Vec<_> = resolve(Reach::Private).await.unwrap().collect();
-        assert!(!addresses.is_empty());
-        assert!(addresses.iter().all(|address| address.ip().is_loopback()));
-        let refused = resolve(Reach::Public).await.err().unwrap();
+        let resolve = |reach, exempt: &str| {
+            let exempt = Arc::new([exempt.to_owned()]);
+            ReachResolver { reach, exempt }.resolve("localhost".parse().unwrap())
+        };
+        for (reach, exempt) in [(Reach::Private, ""), (Reach::Public, "localhost")] {
+            let addresses: Vec<_> = resolve(reach, exempt).await.unwrap().collect();
+            assert!(!addresses.is_empty());
+            assert!(addresses.iter().all(|address| address.ip().is_loopback()));
+        }
+        let refused = resolve(Reach::Public, "other").await.err().unwrap();
         assert!(refused.is::<OutOfReach>());
     }
 }

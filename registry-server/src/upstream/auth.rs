@@ -7,8 +7,10 @@ use url::Url;
 
 use super::address::Reach;
 use super::challenge::{Challenge, is_listed, realm_is_bound};
+use super::clients::Sending;
 use super::config::TOKEN_BYTES_MAX;
 use super::failure::SendFailure;
+use super::observer::RequestKind;
 use super::redirect::{Hop, host_of};
 use super::reply::Reply;
 use super::token::Issued;
@@ -74,9 +76,14 @@ impl Transport {
             url: challenge.token_url(repository.as_str()),
             trusted: false,
         };
-        let sending =
-            self.clients
-                .send(Method::GET, &hop, HeaderMap::new(), (root, reach), deadline);
+        let sending = self.clients.send(Sending {
+            kind: RequestKind::Token,
+            method: Method::GET,
+            hop: &hop,
+            headers: HeaderMap::new(),
+            from: (root, reach),
+            deadline,
+        });
         let response = sending.await.map_err(|failure| failure.error)?;
         let reply = Reply::new(response, host_of(realm), true);
         if reply.status() != StatusCode::OK {

@@ -1,11 +1,15 @@
 //! Blobs, whole or in part: whether what comes is what was asked for (RFC 9110, section 14).
 
+use std::time::Duration;
+
 use futures::stream::{self, StreamExt as _};
 use http::header::{CONTENT_RANGE, ETAG, RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use registry_core::{Digest, RangeRequest, Repository, UpstreamBlob, UpstreamError, Validator};
 
 use super::HttpUpstream;
+use super::failover::Visit;
+use super::observer::RequestKind;
 use super::reply::Reply;
 use super::transport::Question;
 
@@ -27,23 +31,9 @@ impl HttpUpstream {
             prior,
             ..question(Method::GET, repository, digest, range)
         };
-        let reply = self.transport.ask(&question).await?;
-        if reply.is_absent() {
-            return Ok(None);
-        }
-        let extent = Extent::of(&reply, range)?;
-        let validator = validator(&reply);
-        let stream = match extent.length {
-            // The body of a 416 is an error's.
-            Some(0) => stream::empty().boxed(),
-            length => reply.into_stream(length, self.transport.budgets().body_idle),
-        };
-        Ok(Some(UpstreamBlob {
-            size: extent.size,
-            start: extent.start,
-            validator,
-            stream,
-        }))
+        let idle_max = self.transport.budgets().body_idle;
+        let attempt = |visit| fetch_at(visit, &question, range, idle_max);
+        self.transport.ask(attempt).await
     }
 
     pub(super) async fn ask_blob(
@@ -51,29 +41,64 @@ impl HttpUpstream {
         repository: &Repository,
         digest: Digest,
     ) -> Result<Option<Option<u64>>, UpstreamError> {
-        let head = &self.blob_head;
-        let asked_by_head = head.is_usable();
-        if asked_by_head {
-            let question = question(Method::HEAD, repository, digest, None);
-            let reply = self.transport.ask(&question).await?;
-            match reply.status() {
-                StatusCode::OK => return Ok(Some(reply.content_length())),
-                _ if reply.is_absent() => return Ok(None),
-                _ if may_work_by_get(&reply) => {}
-                _ => return Err(reply.failure()),
-            }
-        }
-        let question = question(Method::GET, repository, digest, Some(FIRST_BYTE));
-        let reply = self.transport.ask(&question).await?;
-        if reply.is_absent() {
-            return Ok(None);
-        }
-        let extent = Extent::of(&reply, Some(FIRST_BYTE))?;
-        if asked_by_head {
-            head.note_fails();
-        }
-        Ok(Some(extent.size))
+        let attempt = |visit| weigh_at(visit, repository, digest);
+        self.transport.ask(attempt).await
     }
+}
+
+async fn fetch_at(
+    visit: Visit,
+    question: &Question<'_>,
+    range: Option<RangeRequest>,
+    idle_max: Duration,
+) -> Result<Option<UpstreamBlob>, UpstreamError> {
+    let reply = visit.ask(question).await?;
+    if reply.is_absent() {
+        return Ok(None);
+    }
+    let extent = Extent::of(&reply, range)?;
+    let validator = validator(&reply);
+    let stream = match extent.length {
+        // The body of a 416 is an error's.
+        Some(0) => stream::empty().boxed(),
+        length => reply.into_stream(length, idle_max),
+    };
+    Ok(Some(UpstreamBlob {
+        size: extent.size,
+        start: extent.start,
+        validator,
+        stream,
+    }))
+}
+
+/// A blob's size, where it is told, of a blob that is there.
+async fn weigh_at(
+    visit: Visit,
+    repository: &Repository,
+    digest: Digest,
+) -> Result<Option<Option<u64>>, UpstreamError> {
+    let head = &visit.endpoint().blob_head;
+    let asked_by_head = head.is_usable();
+    if asked_by_head {
+        let question = question(Method::HEAD, repository, digest, None);
+        let reply = visit.ask(&question).await?;
+        match reply.status() {
+            StatusCode::OK => return Ok(Some(reply.content_length())),
+            _ if reply.is_absent() => return Ok(None),
+            _ if may_work_by_get(&reply) => {}
+            _ => return Err(reply.failure()),
+        }
+    }
+    let question = question(Method::GET, repository, digest, Some(FIRST_BYTE));
+    let reply = visit.ask(&question).await?;
+    if reply.is_absent() {
+        return Ok(None);
+    }
+    let extent = Extent::of(&reply, Some(FIRST_BYTE))?;
+    if asked_by_head {
+        head.note_fails();
+    }
+    Ok(Some(extent.size))
 }
 
 fn question(
@@ -88,6 +113,7 @@ fn question(
         headers.insert(RANGE, value.expect("a range is text"));
     }
     Question {
+        kind: RequestKind::Blob,
         method,
         repository,
         path: format!("blobs/{digest}"),

@@ -1,10 +1,12 @@
 //! The HTTP clients, one for each kind of host, so that none gets a connection of another's.
 
+use std::sync::Arc;
+
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderValue, Method};
 use registry_core::UpstreamError;
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Proxy};
+use reqwest::{Client, ClientBuilder};
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -12,9 +14,11 @@ use url::Url;
 use super::address::{AddressClass, Reach, ReachResolver, class_of_host};
 use super::config::{
     HttpUpstreamConfig, HttpUpstreamConfigError, IDLE_CONNECTION_MAX, IDLE_CONNECTIONS_MAX,
-    SENDS_MAX,
+    PING_INTERVAL, PING_MAX, SENDS_MAX,
 };
 use super::failure::{SendFailure, is_out_of_reach};
+use super::observer::{RequestKind, UpstreamObserver};
+use super::proxy::ProxyMatcher;
 use super::redirect::{Hop, host_of, out_of_reach};
 use super::tls::Tls;
 
@@ -29,10 +33,23 @@ pub(super) struct Clients {
     public: Client,
     /// The same, where it may be a private one.
     private: Client,
-    /// Addresses are a proxy's matter, and not seen here.
-    proxied: bool,
+    /// Which addresses are a proxy's matter, and not seen here.
+    proxied: Option<ProxyMatcher>,
+    private_redirects: bool,
+    observer: Option<Arc<dyn UpstreamObserver>>,
     #[cfg(feature = "testing")]
     outgoing: crate::testing::OutgoingLog,
+}
+
+/// A request that is to be sent.
+pub(super) struct Sending<'a> {
+    pub(super) kind: RequestKind,
+    pub(super) method: Method,
+    pub(super) hop: &'a Hop,
+    pub(super) headers: HeaderMap,
+    /// Who leads there, and how far it may.
+    pub(super) from: (&'a Url, Reach),
+    pub(super) deadline: Instant,
 }
 
 impl Clients {
@@ -41,30 +58,38 @@ impl Clients {
             endpoint,
             elsewhere,
         } = Tls::new(config)?;
+        // Where a proxy is, is decided by who configures it.
+        let exempt: Arc<[String]> = config.proxies.hosts().map(str::to_owned).collect();
         let within = |reach| {
+            let exempt = Arc::clone(&exempt);
             let builder = builder(config, elsewhere.clone())?;
-            build(builder.dns_resolver(ReachResolver(reach)))
+            build(builder.dns_resolver(ReachResolver { reach, exempt }))
         };
         Ok(Self {
             endpoint: build(builder(config, endpoint)?)?,
             public: within(Reach::Public)?,
             private: within(Reach::Private)?,
-            proxied: config.proxy.is_some(),
+            proxied: config.proxies.matcher(),
+            private_redirects: config.private_redirects,
+            observer: config.observer.clone(),
             #[cfg(feature = "testing")]
             outgoing: config.outgoing.clone(),
         })
     }
 
-    /// Sends a request for `hop`, reached from `from`, and waits for the headers of its answer.
+    /// Sends a request, and waits for the headers of its answer.
     pub(super) async fn send(
         &self,
-        method: Method,
-        hop: &Hop,
-        headers: HeaderMap,
-        from: (&Url, Reach),
-        deadline: Instant,
+        sending: Sending<'_>,
     ) -> Result<reqwest::Response, SendFailure> {
-        let (from, reach) = from;
+        let Sending {
+            kind,
+            method,
+            hop,
+            headers,
+            from: (from, reach),
+            deadline,
+        } = sending;
         let client = match (hop.trusted, reach) {
             (true, _) => &self.endpoint,
             (false, Reach::Public) => &self.public,
@@ -75,10 +100,18 @@ impl Clients {
         loop {
             #[cfg(feature = "testing")]
             self.outgoing.add(&method, &hop.url, &headers, &[]);
+            let mut told = Told {
+                observer: self.observer.as_deref(),
+                kind,
+                status: None,
+            };
             let request = client.request(method.clone(), hop.url.clone());
             let sending = request.headers(headers.clone()).send();
             match timeout_at(deadline, sending).await {
-                Ok(Ok(response)) => return Ok(response),
+                Ok(Ok(response)) => {
+                    told.status = Some(response.status().as_u16());
+                    return Ok(response);
+                }
                 Ok(Err(error)) if is_out_of_reach(&error) => {
                     return Err(out_of_reach(from, &hop.url).into());
                 }
@@ -92,9 +125,10 @@ impl Clients {
     }
 
     /// How far a host that answered may lead: no further than an outsider could, unless it is at
-    /// a private address itself.
+    /// a private address itself, or all may.
     pub(super) fn reach_from(&self, url: &Url, response: &reqwest::Response) -> Reach {
-        let class = if self.proxied {
+        let proxied = self.proxied.as_ref();
+        let class = if proxied.is_some_and(|matcher| matcher.is_proxied(url)) {
             url.host().and_then(|host| class_of_host(&host))
         } else {
             response
@@ -103,7 +137,23 @@ impl Clients {
         };
         match class {
             Some(AddressClass::Private) => Reach::Private,
+            _ if self.private_redirects => Reach::Private,
             _ => Reach::Public,
+        }
+    }
+}
+
+/// A request that left. Dropped when it is answered, or is waited for no more.
+struct Told<'a> {
+    observer: Option<&'a dyn UpstreamObserver>,
+    kind: RequestKind,
+    status: Option<u16>,
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if let Some(observer) = self.observer {
+            observer.answered(self.kind, self.status);
         }
     }
 }
@@ -119,7 +169,7 @@ fn builder(
     config: &HttpUpstreamConfig,
     tls: ClientConfig,
 ) -> Result<ClientBuilder, HttpUpstreamConfigError> {
-    let builder = Client::builder()
+    let mut builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(Policy::none())
         .user_agent(USER_AGENT)
@@ -130,14 +180,14 @@ fn builder(
         .connect_timeout(config.budgets.connect)
         .pool_idle_timeout(IDLE_CONNECTION_MAX)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_MAX)
+        // Those of the environment are not for a library to look at.
         .no_proxy();
-    Ok(match &config.proxy {
-        Some(proxy) => {
-            let proxy = Proxy::all(proxy.clone()).map_err(client_error)?;
-            builder.proxy(proxy)
-        }
-        None => builder,
-    })
+    for proxy in config.proxies.for_client().map_err(client_error)? {
+        builder = builder.proxy(proxy);
+    }
+    Ok(builder)
 }
 
 fn build(builder: ClientBuilder) -> Result<Client, HttpUpstreamConfigError> {
@@ -169,9 +219,14 @@ mod tests {
             trusted: false,
         };
         let send = |reach| {
-            let deadline = Instant::now() + Duration::from_secs(30);
-            let from = (&public, reach);
-            clients.send(Method::GET, &hop, HeaderMap::new(), from, deadline)
+            clients.send(Sending {
+                kind: RequestKind::Blob,
+                method: Method::GET,
+                hop: &hop,
+                headers: HeaderMap::new(),
+                from: (&public, reach),
+                deadline: Instant::now() + Duration::from_secs(30),
+            })
         };
         let Err(refused) = send(Reach::Public).await else {
             panic!("a private address is out of reach");

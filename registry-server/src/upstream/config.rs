@@ -1,11 +1,14 @@
 //! How an upstream is reached, and every limit of doing so (I8).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use registry_core::UpstreamId;
 use url::Url;
 
+use super::observer::UpstreamObserver;
+use super::proxy::Proxies;
 use super::tls::SystemTrust;
 
 /// How often a request is sent whose connection ends before an answer.
@@ -34,7 +37,36 @@ pub(super) const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(30);
 /// How long a registry whose HEAD was found not to work is asked by GET before HEAD is tried anew.
 pub(super) const HEAD_DISTRUST: Duration = Duration::from_secs(3600);
 /// Longest wait that an upstream can ask for by `Retry-After`.
-pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// How long an endpoint is left alone that limits requests and does not say for how long: at first,
+/// and after many refusals in a row.
+pub(super) const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// What is told to those who come while the one question is out that finds out whether a limit still
+/// holds.
+pub(super) const TRIAL_WAIT: Duration = Duration::from_secs(1);
+/// Back-offs kept for one endpoint.
+pub(super) const BACKOFFS_MAX: usize = 1024;
+/// Failures (5xx, bodies that break off) in a row after which an endpoint is rested.
+pub(super) const ILL_MAX: u32 = 5;
+/// How long the probes of an endpoint wait that is rested again and again: at first, and at most.
+const PROBE_FIRST: Duration = Duration::from_secs(1);
+const PROBE_MAX: Duration = Duration::from_secs(30);
+/// The least that must come of a body in each [`Budgets::body_idle`] of waiting for it, or what is
+/// left of it: whoever sends a byte now and then is as good as silent.
+pub(super) const BODY_BYTES_MIN: u64 = 16 << 10;
+/// Quotas kept for one endpoint.
+pub(super) const QUOTAS_MAX: usize = 256;
+/// What is left of a quota, in percent, below which that is said.
+pub(super) const QUOTA_LOW_PERCENT: u64 = 10;
+/// What must be left again before that is taken back.
+pub(super) const QUOTA_WELL_PERCENT: u64 = 20;
+/// Longest name of whom a registry counts requests of; longer ones are not kept.
+pub(super) const QUOTA_SOURCE_CHARS_MAX: usize = 64;
+/// How often a connection of HTTP/2 is asked for a sign of life, and how long that is waited for.
+/// Without, one that has died silently takes every question with it until the system gives it up.
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const PING_MAX: Duration = Duration::from_secs(5);
 
 /// How an upstream is reached.
 ///
@@ -52,9 +84,9 @@ pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 pub struct HttpUpstreamConfig {
     /// Its name: for messages and logs, and never an address (I12).
     pub id: UpstreamId,
-    /// Where it answers: tried in this order until a connection comes about. `http` or `https`,
-    /// with a host, maybe a port and a path that `/v2` is put after, unless it has `/v2` in it;
-    /// without credentials.
+    /// Where it answers, in the order in which they are asked. `http` or `https`, with a host,
+    /// maybe a port and a path that `/v2` is put after, unless it has `/v2` in it; without
+    /// credentials.
     pub endpoints: Vec<Url>,
     /// A PEM file of authorities to trust besides the system's.
     pub ca_file: Option<PathBuf>,
@@ -64,15 +96,25 @@ pub struct HttpUpstreamConfig {
     pub client_key_file: Option<PathBuf>,
     /// Trust whatever certificate is shown.
     pub insecure_skip_verify: bool,
-    /// An HTTP proxy for all requests, without credentials. The environment's proxies are not
-    /// used. Addresses behind a proxy are resolved by it, so what redirects may lead to is then
-    /// its decision, but for addresses written out in them.
-    pub proxy: Option<Url>,
+    /// The proxies to go through. Those of the environment are not looked at here. Addresses behind
+    /// a proxy are resolved by it (but for `socks5`), so what redirects may lead to is then its
+    /// decision, but for addresses written out in them.
+    pub proxies: Proxies,
+    /// Ask the next endpoint also where one says that it has no such thing. Only if all say so, it
+    /// is not there. For endpoints that hold a part of what there is.
+    pub next_endpoint_on_not_found: bool,
+    /// Let redirects lead to private addresses from anywhere, and not from such only. Never to
+    /// link-local ones.
+    pub private_redirects: bool,
     /// Hosts that may issue tokens for this upstream besides its own, and those under the same
     /// registrable domain: `auth.example.org`, or with a port.
     pub realms: Vec<String>,
     /// How long to wait for what.
     pub budgets: Budgets,
+    /// When an endpoint that is rested is probed.
+    pub probes: ProbeSchedule,
+    /// Who is told of what is asked and what comes.
+    pub observer: Option<Arc<dyn UpstreamObserver>>,
     /// Largest manifest, in bytes.
     pub manifest_bytes_max: usize,
     /// The system's authorities, where several upstreams are to share them in memory.
@@ -92,9 +134,13 @@ impl HttpUpstreamConfig {
             client_cert_file: None,
             client_key_file: None,
             insecure_skip_verify: false,
-            proxy: None,
+            proxies: Proxies::default(),
+            next_endpoint_on_not_found: false,
+            private_redirects: false,
             realms: Vec::new(),
             budgets: Budgets::default(),
+            probes: ProbeSchedule::default(),
+            observer: None,
             manifest_bytes_max: registry_core::Limits::default().manifest_bytes_max,
             system_trust: SystemTrust::default(),
             #[cfg(feature = "testing")]
@@ -106,7 +152,7 @@ impl HttpUpstreamConfig {
         if self.endpoints.is_empty() {
             return Err(HttpUpstreamConfigError::NoEndpoint);
         }
-        for url in self.endpoints.iter().chain(&self.proxy) {
+        for url in &self.endpoints {
             if let Some(problem) = url_problem(url) {
                 return Err(HttpUpstreamConfigError::Url {
                     host: url.host_str().unwrap_or_default().to_owned(),
@@ -138,18 +184,44 @@ fn url_problem(url: &Url) -> Option<&'static str> {
 pub struct Budgets {
     /// To resolve a name, connect and shake hands: for each connection.
     pub connect: Duration,
-    /// From the question until its answer's headers, redirects and tokens included.
+    /// From a request to an endpoint until its answer's headers, redirects and tokens included.
     pub headers: Duration,
     /// For the next bytes of a blob; for the whole of anything smaller.
     pub body_idle: Duration,
+    /// From a question until its answer, whatever endpoints that takes; for a blob, until its
+    /// headers. To be less than [`upstream_wait_max`](registry_core::Limits::upstream_wait_max) of
+    /// the cache, which asks, and more than [`Self::headers`], or the endpoint after a silent one
+    /// is not asked.
+    pub total: Duration,
 }
 
 impl Default for Budgets {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            headers: Duration::from_secs(20),
+            headers: Duration::from_secs(15),
             body_idle: Duration::from_secs(30),
+            total: Duration::from_secs(24),
+        }
+    }
+}
+
+/// When an endpoint is probed that is not asked for having failed: at once; where that did not help,
+/// again after `first`, and then after twice as long each time, up to `max`. All give or take a
+/// fifth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeSchedule {
+    /// Wait before the second probe.
+    pub first: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+impl Default for ProbeSchedule {
+    fn default() -> Self {
+        Self {
+            first: PROBE_FIRST,
+            max: PROBE_MAX,
         }
     }
 }

@@ -9,13 +9,17 @@ use http::{HeaderMap, StatusCode};
 use registry_core::{Clock, SystemClock, Timestamp, UpstreamError};
 
 use super::address::OutOfReach;
+use super::breaker::Sign;
 use super::config::RETRY_AFTER_MAX;
+use super::redirect::Hop;
 
 /// A request without an answer.
 pub(super) struct SendFailure {
     pub(super) error: UpstreamError,
-    /// No connection came about: another endpoint may do better.
+    /// No connection came about.
     pub(super) unconnected: bool,
+    /// It befell someone whom the endpoint led to, and says nothing of the endpoint itself.
+    pub(super) is_elsewhere: bool,
 }
 
 impl SendFailure {
@@ -35,7 +39,30 @@ impl SendFailure {
         } else {
             unavailable(format!("{host} did not answer: {}", cause(&error)), error)
         };
-        Self { error, unconnected }
+        Self {
+            error,
+            unconnected,
+            is_elsewhere: false,
+        }
+    }
+
+    /// The same, which befell `hop`.
+    pub(super) fn at(self, hop: &Hop) -> Self {
+        Self {
+            is_elsewhere: !hop.trusted,
+            ..self
+        }
+    }
+
+    /// What it says of the endpoint, where that had its whole time to answer.
+    pub(super) fn sign(&self, had_its_time: bool) -> Option<Sign> {
+        match self.error {
+            _ if self.is_elsewhere => None,
+            _ if self.unconnected => Some(Sign::Dead),
+            UpstreamError::Timeout { .. } => had_its_time.then_some(Sign::Dead),
+            UpstreamError::Unavailable { .. } => Some(Sign::Ill),
+            _ => None,
+        }
     }
 }
 
@@ -44,6 +71,7 @@ impl From<UpstreamError> for SendFailure {
         Self {
             error,
             unconnected: false,
+            is_elsewhere: false,
         }
     }
 }
@@ -175,8 +203,8 @@ mod tests {
             (" 0 ", Some(0)),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
             ("Sun, 06 Nov 1994 08:48:37 GMT", Some(0)),
-            ("18446744073709551615", Some(24 * 3600)),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(24 * 3600)),
+            ("18446744073709551615", Some(3600)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(3600)),
             ("soon", None),
             ("-1", None),
             ("", None),

@@ -7,6 +7,8 @@ use registry_core::{
 };
 
 use super::HttpUpstream;
+use super::failover::Visit;
+use super::observer::RequestKind;
 use super::reply::Reply;
 use super::transport::Question;
 
@@ -17,39 +19,10 @@ impl HttpUpstream {
         tag: &Tag,
         prior: Option<Digest>,
     ) -> Result<Resolution, UpstreamError> {
-        let mut question = question(Method::HEAD, repository, &tag.to_string(), prior);
-        let head = &self.manifest_head;
-        let asked_by_head = head.is_usable();
-        if asked_by_head {
-            let reply = self.transport.ask(&question).await?;
-            if let Some(resolution) = resolution_of_head(&reply, prior) {
-                head.note_works();
-                return Ok(resolution);
-            }
-            if reply.is_absent() && head.is_proven() {
-                return Ok(Resolution::Absent);
-            }
-            if !may_work_by_get(&reply, head.is_proven()) {
-                return Err(reply.failure());
-            }
-        }
-        question.method = Method::GET;
-        let reply = self.transport.ask(&question).await?;
-        match reply.status() {
-            StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if prior.is_some() => return Ok(Resolution::Unchanged),
-            _ if reply.is_absent() => return Ok(Resolution::Absent),
-            _ => return Err(reply.failure()),
-        }
-        let manifest = self.read_manifest(reply, None).await?;
-        if asked_by_head {
-            head.note_fails();
-        }
-        Ok(if prior == Some(manifest.digest()) {
-            Resolution::Unchanged
-        } else {
-            Resolution::Fetched(manifest)
-        })
+        let bytes_max = self.manifest_bytes_max;
+        let attempt = |visit| resolve_at(visit, repository, tag, prior, bytes_max);
+        let resolution = self.transport.ask(attempt).await?;
+        Ok(resolution.unwrap_or(Resolution::Absent))
     }
 
     pub(super) async fn fetch_manifest(
@@ -58,17 +31,13 @@ impl HttpUpstream {
         reference: &Reference,
     ) -> Result<Option<Manifest>, UpstreamError> {
         let question = question(Method::GET, repository, &reference.to_string(), None);
-        let reply = self.transport.ask(&question).await?;
-        match reply.status() {
-            StatusCode::OK => {}
-            _ if reply.is_absent() => return Ok(None),
-            _ => return Err(reply.failure()),
-        }
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => None,
         };
-        self.read_manifest(reply, expected).await.map(Some)
+        let bytes_max = self.manifest_bytes_max;
+        let attempt = |visit| fetch_at(visit, &question, expected, bytes_max);
+        self.transport.ask(attempt).await
     }
 
     pub(super) async fn ask_manifest(
@@ -76,52 +45,125 @@ impl HttpUpstream {
         repository: &Repository,
         digest: Digest,
     ) -> Result<bool, UpstreamError> {
-        let mut question = question(Method::HEAD, repository, &digest.to_string(), None);
-        let head = &self.manifest_head;
-        let asked_by_head = head.is_usable();
-        if asked_by_head {
-            let reply = self.transport.ask(&question).await?;
-            if reply.status() == StatusCode::OK {
-                return Ok(true);
-            }
-            // Believed, proven or not: to confirm what another repository has costs one HEAD (I5).
-            if reply.is_absent() {
-                return Ok(false);
-            }
-            if !may_work_by_get(&reply, head.is_proven()) {
-                return Err(reply.failure());
-            }
+        let attempt = |visit| confirm_at(visit, repository, digest);
+        let found = self.transport.ask(attempt).await?;
+        Ok(found.is_some())
+    }
+}
+
+/// What a tag names; none where there is no such tag.
+async fn resolve_at(
+    visit: Visit,
+    repository: &Repository,
+    tag: &Tag,
+    prior: Option<Digest>,
+    bytes_max: usize,
+) -> Result<Option<Resolution>, UpstreamError> {
+    let mut question = question(Method::HEAD, repository, &tag.to_string(), prior);
+    let head = &visit.endpoint().manifest_head;
+    // Fetching counts where asking does not, so HEAD is given up only where it is no good: one that
+    // tells the digest is enough to find out that nothing has changed, whatever else it leaves out.
+    let mut distrust = head.is_usable();
+    if distrust {
+        let reply = visit.ask(&question).await?;
+        if let Some(resolution) = resolution_of_head(&reply, prior) {
+            head.note_works();
+            return Ok(Some(resolution));
         }
-        question.method = Method::GET;
-        let reply = self.transport.ask(&question).await?;
-        if reply.is_absent() {
-            return Ok(false);
+        if reply.is_absent() && head.is_proven() {
+            return Ok(None);
         }
-        if reply.status() != StatusCode::OK {
+        if !may_work_by_get(&reply, head.is_proven()) {
             return Err(reply.failure());
         }
-        if asked_by_head {
-            head.note_fails();
-        }
-        Ok(true)
+        distrust = reply.status() != StatusCode::OK || reply.digest().is_none();
     }
+    question.method = Method::GET;
+    let reply = visit.ask(&question).await?;
+    match reply.status() {
+        StatusCode::OK => {}
+        StatusCode::NOT_MODIFIED if prior.is_some() => return Ok(Some(Resolution::Unchanged)),
+        _ if reply.is_absent() => return Ok(None),
+        _ => return Err(reply.failure()),
+    }
+    let manifest = read_manifest(&visit, reply, None, bytes_max).await?;
+    if distrust {
+        head.note_fails();
+    }
+    Ok(Some(if prior == Some(manifest.digest()) {
+        Resolution::Unchanged
+    } else {
+        Resolution::Fetched(manifest)
+    }))
+}
 
-    async fn read_manifest(
-        &self,
-        reply: Reply,
-        expected: Option<Digest>,
-    ) -> Result<Manifest, UpstreamError> {
-        reply.check_coding()?;
-        let media_type = reply.media_type();
-        let time_max = self.transport.budgets().body_idle;
-        let bytes = reply.read(self.manifest_bytes_max, time_max).await?;
-        let manifest = match expected {
-            Some(digest) => Manifest::verify(media_type.as_ref(), bytes, digest),
-            // What the headers tell of its digest is not looked at: only what it has counts.
-            None => Manifest::of_bytes(media_type.as_ref(), bytes),
-        };
-        Ok(manifest?)
+async fn fetch_at(
+    visit: Visit,
+    question: &Question<'_>,
+    expected: Option<Digest>,
+    bytes_max: usize,
+) -> Result<Option<Manifest>, UpstreamError> {
+    let reply = visit.ask(question).await?;
+    match reply.status() {
+        StatusCode::OK => {}
+        _ if reply.is_absent() => return Ok(None),
+        _ => return Err(reply.failure()),
     }
+    let manifest = read_manifest(&visit, reply, expected, bytes_max).await?;
+    Ok(Some(manifest))
+}
+
+/// Something where a manifest is there.
+async fn confirm_at(
+    visit: Visit,
+    repository: &Repository,
+    digest: Digest,
+) -> Result<Option<()>, UpstreamError> {
+    let mut question = question(Method::HEAD, repository, &digest.to_string(), None);
+    let head = &visit.endpoint().manifest_head;
+    let asked_by_head = head.is_usable();
+    if asked_by_head {
+        let reply = visit.ask(&question).await?;
+        if reply.status() == StatusCode::OK {
+            return Ok(Some(()));
+        }
+        // Believed, proven or not: to confirm what another repository has costs one HEAD (I5).
+        if reply.is_absent() {
+            return Ok(None);
+        }
+        if !may_work_by_get(&reply, head.is_proven()) {
+            return Err(reply.failure());
+        }
+    }
+    question.method = Method::GET;
+    let reply = visit.ask(&question).await?;
+    if reply.is_absent() {
+        return Ok(None);
+    }
+    if reply.status() != StatusCode::OK {
+        return Err(reply.failure());
+    }
+    if asked_by_head {
+        head.note_fails();
+    }
+    Ok(Some(()))
+}
+
+async fn read_manifest(
+    visit: &Visit,
+    reply: Reply,
+    expected: Option<Digest>,
+    bytes_max: usize,
+) -> Result<Manifest, UpstreamError> {
+    reply.check_coding()?;
+    let media_type = reply.media_type();
+    let bytes = reply.read(bytes_max, visit.body_max()).await?;
+    let manifest = match expected {
+        Some(digest) => Manifest::verify(media_type.as_ref(), bytes, digest),
+        // What the headers tell of its digest is not looked at: only what it has counts.
+        None => Manifest::of_bytes(media_type.as_ref(), bytes),
+    };
+    Ok(manifest?)
 }
 
 fn question<'a>(
@@ -139,6 +181,7 @@ fn question<'a>(
         headers.insert(IF_NONE_MATCH, tag.expect("a digest is text"));
     }
     Question {
+        kind: RequestKind::Manifest,
         method,
         repository,
         path: format!("manifests/{reference}"),

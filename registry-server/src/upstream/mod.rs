@@ -10,15 +10,23 @@
 
 mod address;
 mod auth;
+mod backoff;
 mod blobs;
+mod breaker;
 mod challenge;
 mod clients;
 mod config;
+mod endpoint;
+mod failover;
 mod failure;
 mod head;
 #[cfg(all(test, feature = "testing"))]
 mod http2_tests;
 mod manifests;
+mod observer;
+mod probe;
+mod proxy;
+mod quota;
 mod redirect;
 mod reply;
 mod tags;
@@ -27,37 +35,45 @@ mod token;
 mod transport;
 
 use std::fmt;
+use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt as _};
 use registry_core::{
     Caller, Digest, FetchedTags, Manifest, RangeRequest, Reference, Repository, Resolution, Tag,
     TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId, Validator,
 };
-use tokio::time::timeout;
+use tokio_util::sync::DropGuard;
 
-pub use config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError};
+pub use config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, ProbeSchedule};
+pub use observer::{RequestKind, UpstreamObserver};
+pub use proxy::{Proxies, ProxyUrl, ProxyUrlError};
+pub use quota::{EndpointQuota, Quota};
 pub use tls::SystemTrust;
 
-use head::HeadSupport;
 use transport::Transport;
 
 /// A registry over HTTP.
 ///
 /// It asks anonymously, whoever the [`Caller`]: what it sees is what anybody sees, so all may
-/// share it (I5). Each question gets its answer's headers within the budget for them, redirects
-/// and tokens included; what is dropped is abandoned, and costs at most its connection.
+/// share it (I5). Each question ends within its [`Budgets`]; what is dropped is abandoned, and costs
+/// at most its connection.
 ///
-/// - Of several endpoints, those after the first are asked where no connection comes about.
+/// - Several endpoints are asked in order, until one answers. One that is silent, or that fails
+///   again and again, is not asked but probed in the background until it is well: what is asked
+///   meanwhile goes to the next, or fails at once where there is none. The probes are this value's,
+///   and end with it.
+/// - An endpoint that limits requests (429) is sent none of the kind until it wants them again.
 /// - Redirects are followed, and lose the token and the client's certificate with the first
 ///   change of scheme, host or port. They lead from https to https only, to private addresses
-///   only from such, and to link-local ones never; their URLs are neither logged nor told.
+///   only from such (or where all may), and to link-local ones never; their URLs are neither
+///   logged nor told.
 /// - Where HEAD does not work, GET does: for an hour after that was found out.
 pub struct HttpUpstream {
     id: UpstreamId,
-    transport: Transport,
-    manifest_head: HeadSupport,
-    blob_head: HeadSupport,
+    transport: Arc<Transport>,
     manifest_bytes_max: usize,
+    /// Ends the probes.
+    _stop: DropGuard,
 }
 
 impl HttpUpstream {
@@ -67,13 +83,27 @@ impl HttpUpstream {
     ///
     /// [`HttpUpstreamConfigError`], which says what to change.
     pub fn new(config: HttpUpstreamConfig) -> Result<Self, HttpUpstreamConfigError> {
+        let transport = Arc::new(Transport::new(&config)?);
         Ok(Self {
-            transport: Transport::new(&config)?,
-            manifest_head: HeadSupport::default(),
-            blob_head: HeadSupport::default(),
+            _stop: transport.stop.clone().drop_guard(),
+            transport,
             manifest_bytes_max: config.manifest_bytes_max,
             id: config.id,
         })
+    }
+
+    /// How much each endpoint still grants, as far as it has told: in the order of the endpoints.
+    pub fn quotas(&self) -> Vec<EndpointQuota> {
+        let endpoints = self.transport.endpoints.iter();
+        let quotas = endpoints.flat_map(|endpoint| {
+            let quotas = endpoint.quotas().into_iter();
+            quotas.map(|(credential, quota)| EndpointQuota {
+                endpoint: endpoint.name().to_owned(),
+                credential,
+                quota,
+            })
+        });
+        quotas.collect()
     }
 }
 
@@ -132,13 +162,7 @@ impl Upstream for HttpUpstream {
         page: TagPage<'a>,
         _: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<FetchedTags>, UpstreamError>> {
-        let budgets = self.transport.budgets();
-        let time_max = budgets.headers + budgets.body_idle;
-        let fetching = timeout(time_max, self.fetch_tags(repository, page));
-        let what = "list its tags";
-        fetching
-            .map(move |fetched| fetched.unwrap_or(Err(UpstreamError::Timeout { what })))
-            .boxed()
+        self.fetch_tags(repository, page).boxed()
     }
 }
 

@@ -8,9 +8,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
 use http::{HeaderName, StatusCode};
 use registry_core::{Digest, MediaType, UpstreamError};
 use reqwest::Response;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::config::{DRAIN_MAX, DRAINED_BYTES_MAX};
+use super::config::{BODY_BYTES_MIN, DRAIN_MAX, DRAINED_BYTES_MAX};
+use super::failover::Line;
 use super::failure::{body_failure, status_failure};
 
 /// What the digest of a manifest or blob stands in.
@@ -21,6 +22,8 @@ pub(super) struct Reply {
     response: Response,
     host: String,
     trusted: bool,
+    /// Who learns what becomes of the body.
+    line: Option<Line>,
 }
 
 impl Reply {
@@ -29,7 +32,14 @@ impl Reply {
             response,
             host,
             trusted,
+            line: None,
         }
+    }
+
+    /// Reports what becomes of the body.
+    pub(super) fn reporting(self, line: Line) -> Self {
+        let line = Some(line);
+        Self { line, ..self }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -104,10 +114,12 @@ impl Reply {
         if self.content_length() > Some(bytes_max as u64) {
             return Err(too_big());
         }
+        let line = self.line.take();
         let reading = async {
             let mut body = BytesMut::new();
             while let Some(chunk) = self.response.chunk().await.transpose() {
                 let chunk = chunk.map_err(|error| body_failure(&self.host, error))?;
+                received(line.as_ref(), &chunk);
                 if body.len() + chunk.len() > bytes_max {
                     return Err(too_big());
                 }
@@ -115,12 +127,13 @@ impl Reply {
             }
             Ok(body.freeze())
         };
-        match timeout(time_max, reading).await {
-            Ok(body) => body,
-            Err(_) => Err(UpstreamError::Timeout {
-                what: "send a whole answer",
-            }),
+        let what = "send a whole answer";
+        let outcome = timeout(time_max, reading).await;
+        let outcome = outcome.unwrap_or(Err(UpstreamError::Timeout { what }));
+        if let Some(line) = line.filter(|_| self.trusted) {
+            line.ended(outcome.as_ref().err());
         }
+        outcome
     }
 
     /// Reads a short body that nobody wants, so that its connection can be used again.
@@ -136,8 +149,9 @@ impl Reply {
         let _ = timeout(DRAIN_MAX, reading).await;
     }
 
-    /// The body as it comes, each part of it within `idle_max`; exactly `expected` bytes, where
-    /// that is known.
+    /// The body as it comes, exactly `expected` bytes, where that is known. The time that it is
+    /// waited for in vain, or for next to nothing, is limited by `idle_max`; that in which nobody
+    /// waits does not count.
     pub(super) fn into_stream(
         self,
         expected: Option<u64>,
@@ -147,9 +161,15 @@ impl Reply {
             reply: self,
             expected,
             received: 0,
-            idle_max,
+            pace: Pace::new(idle_max),
         };
         try_unfold(body, Body::next).boxed()
+    }
+}
+
+fn received(line: Option<&Line>, chunk: &Bytes) {
+    if let Some(line) = line {
+        line.received(chunk.len() as u64);
     }
 }
 
@@ -164,22 +184,38 @@ struct Body {
     reply: Reply,
     expected: Option<u64>,
     received: u64,
-    idle_max: Duration,
+    pace: Pace,
 }
 
 impl Body {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, UpstreamError> {
-        let chunk = match timeout(self.idle_max, self.reply.response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|error| body_failure(&self.reply.host, error))?,
-            Err(_) => {
-                return Err(UpstreamError::Timeout {
-                    what: "send the next bytes of a blob",
-                });
-            }
+        let outcome = self.chunk().await;
+        let is_last = match &outcome {
+            Ok(Some(_)) => self.expected == Some(self.received),
+            Ok(None) | Err(_) => true,
         };
-        self.received += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if is_last && let Some(line) = self.reply.line.take_if(|_| self.reply.trusted) {
+            line.ended(outcome.as_ref().err());
+        }
+        Ok(outcome?.map(|chunk| (chunk, self)))
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        let begun = Instant::now();
+        let Ok(chunk) = timeout(self.pace.left(), self.reply.response.chunk()).await else {
+            return Err(UpstreamError::Timeout {
+                what: "send the next bytes of a blob",
+            });
+        };
+        let chunk = chunk.map_err(|error| body_failure(&self.reply.host, error))?;
+        let length = chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        self.pace.note(begun.elapsed(), length);
+        self.received += length;
+        if let Some(chunk) = &chunk {
+            received(self.reply.line.as_ref(), chunk);
+        }
         let received = self.received;
-        match (chunk, self.expected) {
+        match (&chunk, self.expected) {
             (_, Some(expected)) if received > expected => {
                 let what = format!("sends more than the {expected} bytes it announced");
                 Err(self.reply.protocol(&what))
@@ -191,7 +227,66 @@ impl Body {
                 ),
                 source: None,
             }),
-            (chunk, _) => Ok(chunk.map(|chunk| (chunk, self))),
+            _ => Ok(chunk),
+        }
+    }
+}
+
+/// Whether a body comes fast enough: [`BODY_BYTES_MIN`] in each `idle_max` of waiting.
+#[derive(Debug)]
+struct Pace {
+    idle_max: Duration,
+    /// Time waited for less than the minimum, and what came in it.
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(idle_max: Duration) -> Self {
+        Self {
+            idle_max,
+            waited: Duration::ZERO,
+            bytes: 0,
+        }
+    }
+
+    /// How long the next bytes may take.
+    fn left(&self) -> Duration {
+        self.idle_max.saturating_sub(self.waited)
+    }
+
+    fn note(&mut self, waited: Duration, bytes: u64) {
+        self.waited += waited;
+        self.bytes += bytes;
+        if self.bytes >= BODY_BYTES_MIN {
+            *self = Self::new(self.idle_max);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_its_time_for_a_minimum_and_not_for_each_byte() {
+        let second = Duration::from_secs(1);
+        let mut pace = Pace::new(30 * second);
+        for left in (0..30).rev() {
+            pace.note(second, 1);
+            assert_eq!(pace.left(), left * second);
+        }
+        assert_eq!(pace.left(), Duration::ZERO);
+        for (waited, bytes, left) in [
+            (29, BODY_BYTES_MIN - 31, 0),
+            (0, 1, 30),
+            (29, BODY_BYTES_MIN, 30),
+            (10, BODY_BYTES_MIN / 2, 20),
+            (10, BODY_BYTES_MIN / 2, 30),
+            (40, 1, 0),
+        ] {
+            pace.note(waited * second, bytes);
+            assert_eq!(pace.left(), left * second, "{waited} {bytes}");
         }
     }
 }

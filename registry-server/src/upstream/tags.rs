@@ -1,5 +1,7 @@
 //! Lists of tags: pages of the upstream's, made into one of ours.
 
+use std::time::Duration;
+
 use http::header::LINK;
 use http::{HeaderMap, Method, StatusCode};
 use registry_core::{FetchedTags, Repository, Tag, TagPage, UpstreamError};
@@ -7,6 +9,8 @@ use serde::Deserialize;
 
 use super::HttpUpstream;
 use super::config::{LINK_QUERY_BYTES_MAX, TAG_PAGE_BYTES_MAX, TAG_PAGES_MAX};
+use super::failover::Visit;
+use super::observer::RequestKind;
 use super::reply::Reply;
 use super::transport::Question;
 
@@ -16,45 +20,55 @@ impl HttpUpstream {
         repository: &Repository,
         page: TagPage<'_>,
     ) -> Result<Option<FetchedTags>, UpstreamError> {
-        let mut listed = Listed::new(page);
-        let mut query = Some(first_query(page));
-        for _ in 0..TAG_PAGES_MAX {
-            let question = Question {
-                method: Method::GET,
-                repository,
-                path: "tags/list".to_owned(),
-                query: query.clone(),
-                headers: HeaderMap::new(),
-                prior: None,
-            };
-            let reply = self.transport.ask(&question).await?;
-            match reply.status() {
-                StatusCode::OK => {}
-                _ if reply.is_absent() => return Ok(None),
-                _ => return Err(reply.failure()),
-            }
-            let next = next_query(&reply)?.filter(|next| Some(next) != query.as_ref());
-            listed.add(self.read_tags(reply).await?);
-            if listed.is_full() || next.is_none() {
-                return Ok(Some(listed.finish(next.is_some())));
-            }
-            query = next;
-        }
-        if listed.tags.is_empty() {
-            // A page without a tag cannot say that there are more: nobody could ask past it.
-            let what = format!("it sends {TAG_PAGES_MAX} pages of tags with none on them");
-            return Err(UpstreamError::Protocol { what });
-        }
-        Ok(Some(listed.finish(true)))
+        let attempt = |visit| list_at(visit, repository, page);
+        self.transport.ask(attempt).await
     }
+}
 
-    async fn read_tags(&self, reply: Reply) -> Result<Vec<String>, UpstreamError> {
-        let malformed = reply.protocol("sends a list of tags that is none");
-        let time_max = self.transport.budgets().body_idle;
-        let body = reply.read(TAG_PAGE_BYTES_MAX, time_max).await?;
-        let document: Document = serde_json::from_slice(&body).map_err(|_| malformed)?;
-        Ok(document.tags.unwrap_or_default())
+/// All pages are one endpoint's: those of another may be others.
+async fn list_at(
+    visit: Visit,
+    repository: &Repository,
+    page: TagPage<'_>,
+) -> Result<Option<FetchedTags>, UpstreamError> {
+    let mut listed = Listed::new(page);
+    let mut query = Some(first_query(page));
+    for _ in 0..TAG_PAGES_MAX {
+        let question = Question {
+            kind: RequestKind::Tags,
+            method: Method::GET,
+            repository,
+            path: "tags/list".to_owned(),
+            query: query.clone(),
+            headers: HeaderMap::new(),
+            prior: None,
+        };
+        let reply = visit.ask(&question).await?;
+        match reply.status() {
+            StatusCode::OK => {}
+            _ if reply.is_absent() => return Ok(None),
+            _ => return Err(reply.failure()),
+        }
+        let next = next_query(&reply)?.filter(|next| Some(next) != query.as_ref());
+        listed.add(read_tags(reply, visit.body_max()).await?);
+        if listed.is_full() || next.is_none() {
+            return Ok(Some(listed.finish(next.is_some())));
+        }
+        query = next;
     }
+    if listed.tags.is_empty() {
+        // A page without a tag cannot say that there are more: nobody could ask past it.
+        let what = format!("it sends {TAG_PAGES_MAX} pages of tags with none on them");
+        return Err(UpstreamError::Protocol { what });
+    }
+    Ok(Some(listed.finish(true)))
+}
+
+async fn read_tags(reply: Reply, time_max: Duration) -> Result<Vec<String>, UpstreamError> {
+    let malformed = reply.protocol("sends a list of tags that is none");
+    let body = reply.read(TAG_PAGE_BYTES_MAX, time_max).await?;
+    let document: Document = serde_json::from_slice(&body).map_err(|_| malformed)?;
+    Ok(document.tags.unwrap_or_default())
 }
 
 /// A page of the upstream's. Some send `null` where there are no tags.

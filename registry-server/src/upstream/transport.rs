@@ -1,15 +1,24 @@
-//! One question to an upstream until its answer's headers: endpoints and redirects.
+//! One question to one endpoint until its answer's headers: where it goes, and redirects.
+
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, IF_RANGE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use registry_core::{Repository, UpstreamError, UpstreamId, Validator};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::address::Reach;
-use super::clients::Clients;
-use super::config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, REDIRECTS_MAX};
+use super::backoff::{BackoffKey, Class, CredentialId};
+use super::clients::{Clients, Sending};
+use super::config::{
+    Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, ProbeSchedule, REDIRECTS_MAX,
+};
+use super::endpoint::Endpoint;
 use super::failure::SendFailure;
+use super::observer::{RequestKind, UpstreamObserver};
 use super::redirect::{Hop, host_of};
 use super::reply::Reply;
 use super::token::{Token, Tokens};
@@ -17,6 +26,7 @@ use super::token::{Token, Tokens};
 /// What is asked of an upstream. Nothing of a client's request is in it (I12).
 #[derive(Clone, Debug)]
 pub(super) struct Question<'a> {
+    pub(super) kind: RequestKind,
     pub(super) method: Method,
     pub(super) repository: &'a Repository,
     /// What stands after the repository: `manifests/latest`.
@@ -29,13 +39,22 @@ pub(super) struct Question<'a> {
 
 /// The way to an upstream's endpoints.
 pub(super) struct Transport {
-    id: UpstreamId,
+    pub(super) id: UpstreamId,
     /// Each endpoint's URL, with the path that its repositories are below.
     pub(super) roots: Vec<Url>,
+    /// What is known of each.
+    pub(super) endpoints: Vec<Endpoint>,
     pub(super) clients: Clients,
     pub(super) realms: Vec<String>,
     pub(super) tokens: Tokens,
     pub(super) budgets: Budgets,
+    pub(super) next_on_not_found: bool,
+    pub(super) probes: ProbeSchedule,
+    pub(super) observer: Option<Arc<dyn UpstreamObserver>>,
+    /// The probes under way.
+    pub(super) tasks: TaskTracker,
+    /// Ends them.
+    pub(super) stop: CancellationToken,
 }
 
 /// An endpoint's answer, and how far that endpoint may lead.
@@ -47,51 +66,25 @@ pub(super) struct Answered {
 impl Transport {
     pub(super) fn new(config: &HttpUpstreamConfig) -> Result<Self, HttpUpstreamConfigError> {
         config.check()?;
+        let roots: Vec<Url> = config.endpoints.iter().map(api_root).collect();
         Ok(Self {
             id: config.id.clone(),
-            roots: config.endpoints.iter().map(api_root).collect(),
+            endpoints: roots.iter().map(Endpoint::new).collect(),
+            roots,
             clients: Clients::new(config)?,
             realms: config.realms.clone(),
             tokens: Tokens::default(),
             budgets: config.budgets.clone(),
+            next_on_not_found: config.next_endpoint_on_not_found,
+            probes: config.probes.clone(),
+            observer: config.observer.clone(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
         })
     }
 
     pub(super) fn budgets(&self) -> &Budgets {
         &self.budgets
-    }
-
-    /// Asks, and waits for the headers of the answer, whatever its status: of the first endpoint
-    /// that a connection comes about to.
-    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, UpstreamError> {
-        let deadline = Instant::now() + self.budgets.headers;
-        let mut endpoint = 0;
-        loop {
-            let begun = Instant::now();
-            let outcome = self.ask_endpoint(endpoint, question, deadline).await;
-            let elapsed = begun.elapsed();
-            endpoint += 1;
-            match outcome {
-                Ok(reply) => {
-                    tracing::debug!(
-                        upstream = %self.id,
-                        host = reply.host(),
-                        method = %question.method,
-                        repository = %question.repository,
-                        path = question.path,
-                        status = reply.status().as_u16(),
-                        ?elapsed,
-                        "upstream answered"
-                    );
-                    return Ok(reply);
-                }
-                Err(failure) if failure.unconnected && endpoint < self.roots.len() => {
-                    let error = &failure.error;
-                    tracing::warn!(upstream = %self.id, %error, "trying the next endpoint");
-                }
-                Err(failure) => return Err(failure.error),
-            }
-        }
     }
 
     /// Asks one endpoint and follows its redirects.
@@ -117,11 +110,15 @@ impl Transport {
             {
                 headers.insert(IF_RANGE, entity_tag);
             }
-            let method = question.method.clone();
-            let sending = self
-                .clients
-                .send(method, &hop, headers, (&from, reach), deadline);
-            let response = sending.await?;
+            let sending = self.clients.send(Sending {
+                kind: question.kind,
+                method: question.method.clone(),
+                hop: &hop,
+                headers,
+                from: (&from, reach),
+                deadline,
+            });
+            let response = sending.await.map_err(|failure| failure.at(&hop))?;
             reach = self.clients.reach_from(&hop.url, &response);
             let reply = Reply::new(response, host_of(&hop.url), hop.trusted);
             if !is_redirect(reply.status()) {
@@ -146,6 +143,19 @@ impl Transport {
 }
 
 impl Question<'_> {
+    /// What a limit that it runs into is kept by. Everything is asked anonymously yet.
+    pub(super) fn backoff_key(&self) -> BackoffKey {
+        BackoffKey {
+            class: match (self.kind, &self.method) {
+                (RequestKind::Manifest, &Method::HEAD) => Class::ManifestHead,
+                (RequestKind::Manifest, _) => Class::Manifest,
+                (RequestKind::Blob, _) => Class::Blob,
+                _ => Class::Other,
+            },
+            credential: CredentialId::ANONYMOUS,
+        }
+    }
+
     fn url(&self, root: &Url) -> Url {
         let mut url = root.clone();
         let path = format!("{}/{}/{}", root.path(), self.repository, self.path);
@@ -167,6 +177,20 @@ fn api_root(endpoint: &Url) -> Url {
     };
     root.set_path(&path);
     root
+}
+
+/// What every registry answers, below an endpoint's `/v2` whatever stands after that.
+pub(super) fn ping_url(root: &Url) -> Url {
+    let mut url = root.clone();
+    let mut path = String::new();
+    for component in root.path().split('/').skip(1) {
+        path = path + "/" + component;
+        if component == "v2" {
+            break;
+        }
+    }
+    url.set_path(&(path + "/"));
+    url
 }
 
 /// The redirects that keep the method, for the two methods that are used here.
@@ -206,6 +230,7 @@ mod tests {
             let question = Question {
                 method: Method::GET,
                 repository: &repository,
+                kind: RequestKind::Tags,
                 path: "tags/list".to_owned(),
                 query: Some("n=1".to_owned()),
                 headers: HeaderMap::new(),
@@ -213,6 +238,19 @@ mod tests {
             };
             let root = api_root(&Url::parse(endpoint).unwrap());
             assert_eq!(question.url(&root).as_str(), url, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_is_probed_where_its_api_begins() {
+        for (endpoint, url) in [
+            ("https://ghcr.io", "https://ghcr.io/v2/"),
+            ("http://h:5000/v2/", "http://h:5000/v2/"),
+            ("https://h/v2/hub/cache", "https://h/v2/"),
+            ("https://h/api/docker/hub", "https://h/api/docker/hub/v2/"),
+        ] {
+            let root = api_root(&Url::parse(endpoint).unwrap());
+            assert_eq!(ping_url(&root).as_str(), url, "{endpoint}");
         }
     }
 }

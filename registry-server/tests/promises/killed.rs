@@ -10,7 +10,7 @@ use futures::future::join_all;
 use registry_core::Digest;
 use registry_server::testing::{FixtureImage, FixtureRegistry, ImageSpec};
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::process::Process;
 use crate::support::{End, Reading, sha256};
@@ -18,6 +18,10 @@ use crate::support::{End, Reading, sha256};
 const ROUNDS: u64 = 50;
 /// Kills come at most so long after the pulls have begun.
 const KILL_AFTER_MAX_MS: u64 = 150;
+/// How long the mirror may take to notice that the origin is back.
+const BACK_MAX: Duration = Duration::from_secs(60);
+/// Between two looks at whether it has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const REPOSITORY: &str = "library/app";
 
 /// Moments that differ from round to round, and are the same in every run.
@@ -88,6 +92,14 @@ async fn killed_at_fifty_random_moments_it_always_starts_and_serves_right_bytes(
         "nothing was kept through fifty kills: the test shows nothing"
     );
     origin.restart().await;
+    // It has found the origin gone, and finds out by itself that it is back.
+    let never_pulled = paths(&push(&origin, ROUNDS)).swap_remove(0);
+    let is_back = async {
+        while !pull(process.address(), never_pulled.clone()).await {
+            sleep(LOOK_INTERVAL).await;
+        }
+    };
+    timeout(BACK_MAX, is_back).await.unwrap();
     for path in all {
         assert!(
             pull(process.address(), path.clone()).await,

@@ -1,0 +1,152 @@
+//! What is known of one endpoint: its health, its limits, and what it has of HEAD.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use registry_core::UpstreamError;
+use tokio::time::Instant;
+use url::Url;
+
+use super::backoff::{BackoffKey, Backoffs, Leave};
+use super::breaker::{Breaker, Sign};
+use super::config::ProbeSchedule;
+use super::head::HeadSupport;
+use super::quota::{Quota, Quotas, Turn};
+use super::redirect::host_of;
+
+/// What is known of one endpoint.
+pub(super) struct Endpoint {
+    name: String,
+    pub(super) manifest_head: HeadSupport,
+    pub(super) blob_head: HeadSupport,
+    breaker: Mutex<Breaker>,
+    backoffs: Mutex<Backoffs>,
+    quotas: Mutex<Quotas>,
+}
+
+impl Endpoint {
+    /// Nothing is known yet of the endpoint whose API is at `root`.
+    pub(super) fn new(root: &Url) -> Self {
+        let path = root.path().strip_suffix("/v2").unwrap_or(root.path());
+        Self {
+            name: host_of(root) + path,
+            manifest_head: HeadSupport::default(),
+            blob_head: HeadSupport::default(),
+            breaker: Mutex::default(),
+            backoffs: Mutex::default(),
+            quotas: Mutex::default(),
+        }
+    }
+
+    /// Its host, with the port and path where it has any.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The reason not to ask it, if there is one.
+    pub(super) fn resting(&self) -> Option<UpstreamError> {
+        let breaker = lock(&self.breaker);
+        let rest = breaker.rest()?;
+        Some(UpstreamError::Unavailable {
+            what: format!(
+                "{} failed {} s ago, and is probed but not asked until it is well: {}",
+                self.name,
+                rest.since.elapsed().as_secs(),
+                rest.why
+            ),
+            source: None,
+        })
+    }
+
+    /// Takes note of what became of a question asked at `begun`; whether the endpoint is to be
+    /// probed from now on.
+    pub(super) fn note(&self, sign: Sign, why: &str, begun: Instant) -> bool {
+        lock(&self.breaker).note(sign, why, begun, Instant::now())
+    }
+
+    /// How long the next probe waits.
+    pub(super) fn next_probe(&self, schedule: &ProbeSchedule) -> Duration {
+        lock(&self.breaker).next_probe(schedule, jitter())
+    }
+
+    /// Takes note that it is to be asked again; for how long it was not.
+    pub(super) fn close(&self) -> Option<Duration> {
+        let since = lock(&self.breaker).close(Instant::now())?;
+        Some(since.elapsed())
+    }
+
+    /// Whether a question may go out.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::RateLimited`], with how long it had better wait.
+    pub(super) fn leave(&self, key: BackoffKey) -> Result<Pass<'_>, UpstreamError> {
+        let begun = Instant::now();
+        match lock(&self.backoffs).leave(&key, begun) {
+            Ok(leave) => Ok(Pass {
+                endpoint: self,
+                key,
+                begun,
+                is_trial: leave == Leave::Trial,
+            }),
+            Err(wait) => Err(UpstreamError::RateLimited {
+                retry_after: Some(wait),
+            }),
+        }
+    }
+
+    /// Takes note of a quota.
+    pub(super) fn note_quota(&self, pass: &Pass<'_>, quota: Quota) -> Option<Turn> {
+        lock(&self.quotas).note(pass.key.credential.clone(), quota)
+    }
+
+    /// The last quotas, each with the name of the credentials it is granted to.
+    pub(super) fn quotas(&self) -> Vec<(String, Quota)> {
+        let quotas = lock(&self.quotas);
+        let all = quotas.all();
+        all.map(|(credential, quota)| (credential.to_string(), quota.clone()))
+            .collect()
+    }
+}
+
+/// Leave for one question to an endpoint. Dropped without an answer, it says nothing.
+pub(super) struct Pass<'a> {
+    endpoint: &'a Endpoint,
+    key: BackoffKey,
+    /// When it was given, and the question asked.
+    pub(super) begun: Instant,
+    is_trial: bool,
+}
+
+impl Pass<'_> {
+    /// The question was refused for coming too soon; how long to leave the endpoint alone.
+    pub(super) fn refused(mut self, retry_after: Option<Duration>) -> Duration {
+        self.is_trial = false;
+        let times = (self.begun, Instant::now());
+        lock(&self.endpoint.backoffs).refused(&self.key, retry_after, times, jitter())
+    }
+
+    /// The question was answered.
+    pub(super) fn answered(mut self) {
+        self.is_trial = false;
+        lock(&self.endpoint.backoffs).answered(&self.key, self.begun);
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if self.is_trial {
+            lock(&self.endpoint.backoffs).give_up_trial(&self.key);
+        }
+    }
+}
+
+/// From -1 to 1.
+fn jitter() -> f64 {
+    fastrand::f64().mul_add(2.0, -1.0)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is half done in it when a thread panics.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,102 @@
+//! Finding out whether an endpoint that failed is well again, without a client that waits for it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, StatusCode};
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+
+use super::address::Reach;
+use super::clients::Sending;
+use super::observer::RequestKind;
+use super::redirect::{Hop, host_of};
+use super::reply::Reply;
+use super::transport::{Transport, ping_url};
+
+impl Transport {
+    /// Says that an endpoint is not asked any more, and probes it until it is well. One task for
+    /// each endpoint at the most: one that is rested is not found failing again.
+    pub(super) fn rest(self: &Arc<Self>, number: usize, why: &str) {
+        let endpoint = &self.endpoints[number];
+        warn!(
+            upstream = %self.id,
+            endpoint = endpoint.name(),
+            why,
+            "the endpoint failed: it is probed, and not asked until it is well"
+        );
+        if let Some(observer) = &self.observer {
+            observer.endpoint_turned(endpoint.name(), false);
+        }
+        let stop = self.stop.clone();
+        let resting = Resting {
+            transport: Arc::clone(self),
+            number,
+        };
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(resting.until_well()).await;
+        });
+    }
+
+    /// Whether an endpoint answers, and says neither that it cannot serve nor that it has enough
+    /// of us. That it wants to know who asks is an answer.
+    async fn probe(&self, number: usize) -> bool {
+        let root = &self.roots[number];
+        let hop = Hop::first(ping_url(root));
+        let deadline = Instant::now() + self.budgets.headers;
+        let sending = Sending {
+            kind: RequestKind::Probe,
+            method: Method::GET,
+            hop: &hop,
+            headers: HeaderMap::new(),
+            from: (root, Reach::Public),
+            deadline,
+        };
+        let Ok(response) = self.clients.send(sending).await else {
+            return false;
+        };
+        let reply = Reply::new(response, host_of(root), true);
+        let status = reply.status();
+        reply.drain().await;
+        !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS
+    }
+}
+
+/// An endpoint that is not asked. However its probes end, it is asked again afterwards: none stays
+/// shut that nobody looks after.
+struct Resting {
+    transport: Arc<Transport>,
+    number: usize,
+}
+
+impl Resting {
+    async fn until_well(self) {
+        let endpoint = &self.transport.endpoints[self.number];
+        loop {
+            sleep(endpoint.next_probe(&self.transport.probes)).await;
+            if self.transport.probe(self.number).await {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        let endpoint = &self.transport.endpoints[self.number];
+        let Some(rested) = endpoint.close() else {
+            return;
+        };
+        if self.transport.stop.is_cancelled() {
+            return;
+        }
+        info!(
+            upstream = %self.transport.id,
+            endpoint = endpoint.name(),
+            ?rested,
+            "the endpoint is asked again"
+        );
+        if let Some(observer) = &self.transport.observer {
+            observer.endpoint_turned(endpoint.name(), true);
+        }
+    }
+}
