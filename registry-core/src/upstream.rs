@@ -246,11 +246,6 @@ impl UpstreamError {
         )
     }
 
-    /// Whether another endpoint of the same upstream may do better.
-    pub fn allows_failover(&self) -> bool {
-        !matches!(self, Self::Unauthorized { .. })
-    }
-
     /// Whether what is cached may be served in place of the answer. Not where the upstream has
     /// withdrawn access.
     pub fn allows_stale(&self) -> bool {
