@@ -1,0 +1,11 @@
+//! Several endpoints of one upstream, and what becomes of those that fail: who is asked, how often,
+//! and after how long.
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod budgets;
+mod failover;
+mod limits;
+mod proxies;
+mod proxy;
+mod resting;
+mod support;
