@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod budgets;
+#[path = "../support/http.rs"]
+mod client;
 mod failover;
 mod limits;
+mod outage;
 mod proxies;
 mod proxy;
 mod resting;
