@@ -32,7 +32,9 @@ const FILE_HELP: &str = r#"An example of a configuration file:
   on_not_found = "stale"  # or "forward": what is gone there is gone here
 
 An upstream also takes ca_file, client_cert_file with client_key_file, insecure_skip_verify, proxy
-and realms."#;
+and realms; and credentials: username with password, password_file or password_env, or docker_config,
+or credential_helper, also for the repositories below a prefix, in a table such as
+[upstream."ghcr.io".credentials."org/team"]; and credential_hosts."#;
 
 /// One process that mirrors every container registry a cluster pulls from.
 ///
@@ -82,7 +84,7 @@ fn main() -> ExitCode {
 }
 
 fn load(flags: Flags) -> Result<Config, ConfigErrors> {
-    Config::load(flags, env::var_os)
+    Config::load(flags, |name| env::var_os(name))
 }
 
 fn refuse(errors: &ConfigErrors) -> ExitCode {

@@ -56,7 +56,7 @@ impl Setting {
         }
         let flags = CommandLine::try_parse_from([vec!["test".to_owned()], flags].concat());
         let env = self.env;
-        let lookup = |name: &'static str| {
+        let lookup = |name: &str| {
             let found = env.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| OsString::from(value))
         };
@@ -567,18 +567,6 @@ fn mistakes_in_an_upstream_name_key_and_line() {
              https://ghcr.io",
         ),
         ("endpoints = [5]", 3, "endpoints[0]: is of type integer"),
-        ("username = \"me\"", 3, "username: not supported yet"),
-        ("password = \"secret\"", 3, "password: not supported yet"),
-        (
-            "password_file = \"secret\"",
-            3,
-            "password_file: not supported yet",
-        ),
-        (
-            "password_env = \"secret\"",
-            3,
-            "password_env: not supported yet",
-        ),
         (
             "ca_file = \"no.pem\"",
             3,

@@ -94,6 +94,11 @@ impl<'d> Table<'d> {
         self.entries.remove(key)
     }
 
+    /// Where a key stands, before it is taken.
+    pub(super) fn place(&self, key: &str) -> Option<&Place> {
+        Some(&self.entries.get(key)?.place)
+    }
+
     pub(super) fn text(
         &mut self,
         key: &'static str,
@@ -128,6 +133,21 @@ impl<'d> Table<'d> {
     ) -> Option<Written<PathBuf>> {
         let folder = self.document.path.parent().unwrap_or(Path::new(""));
         Some(self.text(key, problems)?.map(|path| folder.join(path)))
+    }
+
+    /// The path of a file that `check` finds nothing wrong with.
+    pub(super) fn usable(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+        check: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Option<Written<PathBuf>> {
+        let path = self.path(key, problems)?;
+        if let Err(problem) = check(&path.value) {
+            let problem = format!("{} {problem}", path.value.display());
+            problems.add(path.place.clone(), problem);
+        }
+        Some(path)
     }
 
     /// The path of a file that must be there.
@@ -184,17 +204,18 @@ impl<'d> Table<'d> {
         Some(list)
     }
 
-    /// A table of tables, each with its name.
+    /// A table of tables, each with its name; `example` is the head of one.
     pub(super) fn tables(
         &mut self,
         key: &'static str,
+        example: &str,
         problems: &mut Problems,
     ) -> Vec<(Written<String>, Self)> {
         let Some(Entry { place, key, value }) = self.take(key) else {
             return Vec::new();
         };
         let DeValue::Table(table) = value else {
-            problems.add(place, wrong_type(&value, "tables: [upstream.\"ghcr.io\"]"));
+            problems.add(place, wrong_type(&value, &format!("tables: {example}")));
             return Vec::new();
         };
         let table = Table::new(self.document, &key, table);

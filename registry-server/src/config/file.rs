@@ -4,21 +4,24 @@
 //! knows no key or line for what is well formed and makes no sense, while a person wants all of
 //! them, with both.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
 use super::budgets::BudgetsLayer;
+use super::credentials;
 use super::document::{Document, Table, cannot_read};
 use super::layer::{Layer, Texts, UpstreamLayer, add_upstream};
 use super::place::{Place, Problems, Written};
 use super::proxy::ProxyLayer;
 use super::values;
 
-/// Keys of an upstream that ask for credentials to be sent to it.
-const CREDENTIAL_KEYS: [&str; 4] = ["username", "password", "password_file", "password_env"];
-
-/// Reads the configuration file at `path`.
-pub(super) fn read(path: Written<PathBuf>, problems: &mut Problems) -> Layer {
+/// Reads the configuration file at `path`; `env` looks up the variables that it names.
+pub(super) fn read(
+    path: Written<PathBuf>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    problems: &mut Problems,
+) -> Layer {
     let text = match fs::read_to_string(&path.value) {
         Ok(text) => text,
         Err(error) => {
@@ -29,15 +32,19 @@ pub(super) fn read(path: Written<PathBuf>, problems: &mut Problems) -> Layer {
     let document = Document::new(&path.value, text);
     let mut found = Problems::default();
     let layer = match document.root(&mut found) {
-        Some(root) => read_root(root, &mut found),
+        Some(root) => read_root(root, env, &mut found),
         None => Layer::default(),
     };
     problems.append_by_line(found);
     layer
 }
 
-fn read_root(mut root: Table<'_>, problems: &mut Problems) -> Layer {
-    let upstreams = root.tables("upstream", problems);
+fn read_root(
+    mut root: Table<'_>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    problems: &mut Problems,
+) -> Layer {
+    let upstreams = root.tables("upstream", "[upstream.\"ghcr.io\"]", problems);
     let texts = Texts {
         listen: root.text("listen", problems),
         admin_listen: root.text("admin_listen", problems),
@@ -51,13 +58,15 @@ fn read_root(mut root: Table<'_>, problems: &mut Problems) -> Layer {
     };
     root.refuse_the_rest(problems);
     let mut layer = texts.read(problems);
-    for (name, table) in upstreams {
+    for (name, mut table) in upstreams {
+        let credentials = credentials::read(&mut table, env, problems);
         if let Some(place) = table.inner_table() {
             let problem = "a name with dots is written in quotes, as in [upstream.\"ghcr.io\"]";
             problems.add(place.clone(), problem);
             continue;
         }
-        let settings = read_upstream(name.place.clone(), table, problems);
+        let mut settings = read_upstream(name.place.clone(), table, problems);
+        settings.credentials = Some(credentials);
         if let Some(id) = name.parse(problems, values::upstream_id) {
             add_upstream(&mut layer.upstreams, id.value, settings, problems);
         }
@@ -66,15 +75,6 @@ fn read_root(mut root: Table<'_>, problems: &mut Problems) -> Layer {
 }
 
 fn read_upstream(place: Place, mut table: Table<'_>, problems: &mut Problems) -> UpstreamLayer {
-    for key in CREDENTIAL_KEYS {
-        if let Some(entry) = table.take(key) {
-            problems.add(
-                entry.place,
-                "not supported yet by this version, which asks every upstream anonymously; \
-                 remove it",
-            );
-        }
-    }
     let cert = table.readable("client_cert_file", problems);
     let key = table.readable("client_key_file", problems);
     match (&cert, &key) {
@@ -98,6 +98,7 @@ fn read_upstream(place: Place, mut table: Table<'_>, problems: &mut Problems) ->
         next_endpoint_on_not_found: table.boolean("next_endpoint_on_not_found", problems),
         private_redirects: table.boolean("private_redirects", problems),
         realms: table.list("realms", problems, values::realm),
+        credentials: None,
         tag_ttl: table.parsed("tag_ttl", problems, values::duration),
         tag_budget: table.parsed("tag_budget", problems, values::budget),
         forward_not_found: table.parsed("on_not_found", problems, values::on_not_found),

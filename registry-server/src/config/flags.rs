@@ -84,7 +84,7 @@ impl Flags {
 /// What the environment says, and the configuration file that it names. A variable that is empty
 /// counts as not set: that is how compose files and charts leave one out.
 pub(super) fn environment(
-    lookup: impl Fn(&'static str) -> Option<OsString>,
+    lookup: impl Fn(&str) -> Option<OsString>,
     problems: &mut Problems,
 ) -> (Texts, Option<Written<PathBuf>>) {
     let raw = |name: &'static str| {

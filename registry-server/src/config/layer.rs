@@ -10,6 +10,7 @@ use registry_core::UpstreamId;
 use url::Url;
 
 use super::budgets::BudgetsLayer;
+use super::credentials::CredentialsLayer;
 use super::place::{Place, Problems, Written};
 use super::proxy::ProxyLayer;
 use super::{LogFilter, LogFormat, values};
@@ -147,6 +148,7 @@ pub(super) struct UpstreamLayer {
     pub(super) next_endpoint_on_not_found: Option<bool>,
     pub(super) private_redirects: Option<bool>,
     pub(super) realms: Option<Vec<String>>,
+    pub(super) credentials: Option<CredentialsLayer>,
     pub(super) tag_ttl: Option<Duration>,
     pub(super) tag_budget: Option<Duration>,
     pub(super) forward_not_found: Option<bool>,
@@ -167,6 +169,7 @@ impl UpstreamLayer {
             next_endpoint_on_not_found: None,
             private_redirects: None,
             realms: None,
+            credentials: None,
             tag_ttl: None,
             tag_budget: None,
             forward_not_found: None,
@@ -188,6 +191,7 @@ impl UpstreamLayer {
                 .or(below.next_endpoint_on_not_found),
             private_redirects: self.private_redirects.or(below.private_redirects),
             realms: self.realms.or(below.realms),
+            credentials: self.credentials.or(below.credentials),
             tag_ttl: self.tag_ttl.or(below.tag_ttl),
             tag_budget: self.tag_budget.or(below.tag_budget),
             forward_not_found: self.forward_not_found.or(below.forward_not_found),

@@ -5,6 +5,7 @@
 //! reads no file, but tries those that the file names.
 
 mod budgets;
+mod credentials;
 mod document;
 mod file;
 mod flags;
@@ -21,14 +22,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use registry_core::{UpstreamId, UpstreamPolicy};
-use url::{Host, Url};
+use url::Url;
 
 pub use crate::logging::{LogFilter, LogFormat};
+pub use crate::upstream::{CredentialConfig, CredentialsConfig};
 pub use flags::Flags;
 pub use place::{ConfigError, ConfigErrors, Place};
 
 pub(crate) use place::{Problems, Written};
 
+use crate::upstream::is_plain_public;
 use layer::{Layer, UpstreamLayer};
 use proxy::ProxyLayer;
 
@@ -84,23 +87,24 @@ impl Default for Config {
 impl Config {
     /// The configuration in effect: flags over environment over file over defaults.
     ///
-    /// `env` looks a variable up: `std::env::var_os` in a program.
+    /// `env` looks a variable up: `std::env::var_os` in a program. Besides those of the settings,
+    /// these are the ones that the file names in `password_env`, and `PATH`.
     ///
     /// # Errors
     ///
     /// Everything that is wrong, each with its place.
     pub fn load(
         flags: Flags,
-        env: impl Fn(&'static str) -> Option<OsString>,
+        env: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigErrors> {
         let mut problems = Problems::default();
         let (flags, flags_file) = flags.texts();
         let proxies = proxy::environment(&env, &mut problems);
-        let (environment, environment_file) = flags::environment(env, &mut problems);
+        let (environment, environment_file) = flags::environment(&env, &mut problems);
         let flags = flags.read(&mut problems);
         let environment = environment.read(&mut problems);
         let file = match flags_file.or(environment_file) {
-            Some(path) => file::read(path, &mut problems),
+            Some(path) => file::read(path, &env, &mut problems),
             None => Layer::default(),
         };
         let layer = flags.over(environment).over(file);
@@ -180,11 +184,27 @@ impl Config {
                  may not administer this mirror"
             ));
         }
+        let has_credentials = |upstream: &UpstreamConfig| !upstream.credentials.is_empty();
+        let mut opened = self.upstreams.iter().filter(|(_, it)| has_credentials(it));
+        if let Some((id, _)) = opened.next().filter(|_| !self.listen.ip().is_loopback()) {
+            let others = opened.map(|(id, _)| format!(", {id}"));
+            warnings.push(format!(
+                "whoever reaches {listen} can pull all that the credentials for {id}{others} open, \
+                 and is asked for no password: let no one reach it who may not",
+                listen = self.listen,
+                others = others.collect::<String>(),
+            ));
+        }
         for (id, upstream) in &self.upstreams {
             if upstream.insecure_skip_verify {
+                let and_password = if has_credentials(upstream) {
+                    ", and gets its credentials"
+                } else {
+                    ""
+                };
                 warnings.push(format!(
                     "certificates of {id} are not verified (insecure_skip_verify): whoever stands \
-                     in between decides what its tags name"
+                     in between decides what its tags name{and_password}"
                 ));
             }
             if let Some(url) = upstream.endpoints.iter().find(|url| is_plain_public(url)) {
@@ -221,6 +241,8 @@ pub struct UpstreamConfig {
     pub private_redirects: bool,
     /// Hosts besides its own that tokens for it may come from.
     pub realms: Vec<String>,
+    /// What it is shown where it wants credentials.
+    pub credentials: CredentialsConfig,
     /// How long a tag is fresh after the upstream confirmed it; none for [`Config::tag_ttl`].
     pub tag_ttl: Option<Duration>,
     /// How long a pull waits for the upstream where something cached can answer instead.
@@ -244,6 +266,7 @@ impl UpstreamConfig {
             next_endpoint_on_not_found: false,
             private_redirects: false,
             realms: Vec::new(),
+            credentials: CredentialsConfig::default(),
             tag_ttl: None,
             tag_budget: policy.tag_budget,
             forward_not_found: policy.forward_not_found,
@@ -271,7 +294,9 @@ impl UpstreamConfig {
             );
         }
         let default = Self::new(endpoints.unwrap_or_default());
+        let credentials = settings.credentials.unwrap_or_default();
         Self {
+            credentials: credentials.resolve(id, &default.endpoints, problems),
             ca_file: settings.ca_file,
             client_cert_file: settings.client_cert_file,
             client_key_file: settings.client_key_file,
@@ -303,21 +328,4 @@ impl UpstreamConfig {
 fn names(upstreams: &BTreeMap<UpstreamId, UpstreamConfig>) -> String {
     let names: Vec<_> = upstreams.keys().map(UpstreamId::as_str).collect();
     names.join(", ")
-}
-
-/// Whether a URL leads over networks that others can read, in the clear. A name without a dot, or
-/// under one of the names for local use, is taken for a neighbour.
-fn is_plain_public(url: &Url) -> bool {
-    const LOCAL: [&str; 5] = [".internal", ".local", ".localhost", ".lan", ".svc"];
-    url.scheme() == "http"
-        && match url.host() {
-            Some(Host::Ipv4(ip)) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
-            Some(Host::Ipv6(ip)) => {
-                !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local())
-            }
-            Some(Host::Domain(name)) => {
-                name.contains('.') && !LOCAL.iter().any(|local| name.ends_with(local))
-            }
-            None => false,
-        }
 }

@@ -89,6 +89,11 @@ impl Problems {
         self.0.push(ConfigError { place, problem });
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Adds what was found in one file, in the order of its lines.
     pub(crate) fn append_by_line(&mut self, mut found: Self) {
         found.0.sort_by_key(|error| match error.place {

@@ -299,6 +299,7 @@ fn http_config(
     http.next_endpoint_on_not_found = settings.next_endpoint_on_not_found;
     http.private_redirects = settings.private_redirects;
     http.realms.clone_from(&settings.realms);
+    http.credentials.clone_from(&settings.credentials);
     http.system_trust = system_trust;
     http
 }

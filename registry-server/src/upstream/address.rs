@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use url::Host;
+use url::{Host, Url};
 
 /// Who can be behind an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +118,23 @@ pub(super) fn class_of_host(host: &Host<&str>) -> Option<AddressClass> {
     }
 }
 
+/// Whether a URL leads over networks that others can read, in the clear. A name without a dot, or
+/// under one of the names for local use, is taken for a neighbour.
+pub(crate) fn is_plain_public(url: &Url) -> bool {
+    const LOCAL: [&str; 5] = [".internal", ".local", ".localhost", ".lan", ".svc"];
+    url.scheme() == "http"
+        && match url.host() {
+            Some(Host::Ipv4(ip)) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
+            Some(Host::Ipv6(ip)) => {
+                !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local())
+            }
+            Some(Host::Domain(name)) => {
+                name.contains('.') && !LOCAL.iter().any(|local| name.ends_with(local))
+            }
+            None => false,
+        }
+}
+
 /// Resolves names to the addresses within reach.
 pub(super) struct ReachResolver {
     pub(super) reach: Reach,
@@ -160,8 +177,6 @@ impl std::error::Error for OutOfReach {}
 
 #[cfg(test)]
 mod tests {
-    use url::Url;
-
     use super::AddressClass::{Never, Private, Public};
     use super::*;
 

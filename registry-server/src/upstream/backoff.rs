@@ -21,6 +21,11 @@ pub(super) struct CredentialId(Option<Arc<str>>);
 impl CredentialId {
     /// With nobody's.
     pub(super) const ANONYMOUS: Self = Self(None);
+
+    /// With those that the configuration has by this name.
+    pub(super) fn named(name: Arc<str>) -> Self {
+        Self(Some(name))
+    }
 }
 
 impl fmt::Display for CredentialId {

@@ -1,281 +1,178 @@
-//! Challenges of registries (distribution, "Token Authentication Specification"), and which token
-//! servers they may send us to.
+//! Challenges of registries (RFC 9110, section 11; distribution, "Token Authentication
+//! Specification"): which of them is answered, and what it asks for.
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 use http_auth::parser::ChallengeParser;
-use url::{Host, Url};
+use registry_core::Repository;
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
 
-/// A request for a bearer token: where to get it, and for which service.
-///
-/// The scope that it may name is not kept: ours is always to pull from the repository at hand,
-/// and some registries name placeholders.
+use super::config::{CHALLENGE_STARTS_MAX, SCOPE_BYTES_MAX, SCOPES_MAX};
+
+/// Who we say we are to token servers.
+const CLIENT_ID: &str = "registry-server";
+
+/// What a registry wants to be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Challenge {
+pub(super) enum Challenge {
+    /// A token of a token server.
+    Bearer(Bearer),
+    /// A user name and a password.
+    Basic,
+}
+
+/// Where to get a token, for which service, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bearer {
     pub(super) realm: Url,
-    pub(super) service: Option<String>,
+    service: Option<String>,
+    /// To pull from the repository at hand, first; then what the registry wants besides.
+    scopes: Vec<String>,
 }
 
 impl Challenge {
-    /// The bearer challenge among those of a 401; there may be several, on one line or on many.
-    pub(super) fn find(headers: &HeaderMap) -> Option<Self> {
-        let lines = headers.get_all(WWW_AUTHENTICATE).iter();
-        let lines = lines.filter_map(|line| line.to_str().ok());
-        lines
-            .flat_map(ChallengeParser::new)
-            .filter_map(Result::ok)
-            .filter(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"))
-            .find_map(|challenge| {
-                let parameter = |name: &str| {
-                    let mut parameters = challenge.params.iter();
-                    let found = parameters.find(|(key, _)| key.eq_ignore_ascii_case(name));
-                    found.map(|(_, value)| value.to_unescaped())
-                };
-                Some(Self {
-                    realm: Url::parse(&parameter("realm")?).ok()?,
-                    service: parameter("service").filter(|service| !service.is_empty()),
-                })
-            })
+    /// The challenge to answer among those of a 401, which may stand on one line or on many: one
+    /// for a token before one for a password, as a token is good for less.
+    pub(super) fn find(headers: &HeaderMap, repository: &Repository) -> Option<Self> {
+        let mut basic = None;
+        for line in headers.get_all(WWW_AUTHENTICATE) {
+            let Ok(line) = line.to_str() else { continue };
+            for start in starts(line) {
+                match Self::parse(start, repository) {
+                    Some(Self::Bearer(bearer)) => return Some(Self::Bearer(bearer)),
+                    Some(Self::Basic) => basic = Some(Self::Basic),
+                    None => {}
+                }
+            }
+        }
+        basic
     }
 
-    /// The URL that gives a token to pull from `repository`.
-    pub(super) fn token_url(&self, repository: &str) -> Url {
-        let mut url = self.realm.clone();
-        url.set_fragment(None);
-        let mut query = url.query_pairs_mut();
-        if let Some(service) = &self.service {
-            query.append_pair("service", service);
+    /// The challenge that a text begins with.
+    fn parse(text: &str, repository: &Repository) -> Option<Self> {
+        // The parser takes one space there, and RFC 9110 any number of them.
+        let (scheme, rest) = text.split_once([' ', '\t']).unwrap_or((text, ""));
+        let text = format!("{scheme} {}", rest.trim_start());
+        let challenge = ChallengeParser::new(text.trim_end()).next()?.ok()?;
+        if challenge.scheme.eq_ignore_ascii_case("basic") {
+            return Some(Self::Basic);
         }
-        query.append_pair("scope", &format!("repository:{repository}:pull"));
+        if !challenge.scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let parameter = |name: &str| {
+            let mut parameters = challenge.params.iter();
+            let found = parameters.find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.to_unescaped())
+        };
+        Some(Self::Bearer(Bearer {
+            realm: Url::parse(&parameter("realm")?).ok()?,
+            service: parameter("service").filter(|service| !service.is_empty()),
+            scopes: scopes(&parameter("scope").unwrap_or_default(), repository),
+        }))
+    }
+}
+
+/// Where on a line a challenge may begin: at its start, and after each comma that is not within
+/// quotes. Read from each of these, a line of which the parser cannot make sense (`token68`, or
+/// garbage) still tells what stands beside that.
+fn starts(line: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let commas = line.bytes().enumerate().filter_map(move |(index, byte)| {
+        let is_separator = byte == b',' && !quoted;
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+        is_separator.then_some(index + 1)
+    });
+    let starts = std::iter::once(0).chain(commas).take(CHALLENGE_STARTS_MAX);
+    starts.map(|start| line[start..].trim_start_matches([' ', '\t']))
+}
+
+/// What a token is asked for: to pull from one repository, whatever else the registry's challenge
+/// names (some name placeholders, or pushing).
+///
+/// The repository is called as the registry calls it, where that is our name behind a prefix of
+/// its own: one behind a path knows its repositories by longer names. Scopes that are of no
+/// type (`aws`, of public.ecr.aws) are asked for besides.
+fn scopes(challenged: &str, repository: &Repository) -> Vec<String> {
+    let ours = repository.as_str();
+    let mut name = ours;
+    let mut others = Vec::new();
+    for scope in challenged.split_ascii_whitespace() {
+        if scope.len() > SCOPE_BYTES_MAX {
+            continue;
+        }
+        match scope.split_once(':') {
+            None if others.len() < SCOPES_MAX => others.push(scope.to_owned()),
+            Some(("repository", rest)) => {
+                let theirs = rest.rsplit_once(':').map_or(rest, |(name, _)| name);
+                let prefix = theirs.strip_suffix(ours);
+                if prefix.is_some_and(|prefix| prefix.ends_with('/')) {
+                    name = theirs;
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut scopes = vec![format!("repository:{name}:pull")];
+    scopes.append(&mut others);
+    scopes
+}
+
+impl Bearer {
+    /// The URL that a token is got from by GET.
+    pub(super) fn url(&self) -> Url {
+        let mut url = self.post_url();
+        let mut query = url.query_pairs_mut();
+        query.extend_pairs(self.service.iter().map(|service| ("service", service)));
+        query.extend_pairs(self.scopes.iter().map(|scope| ("scope", scope)));
         drop(query);
         url
     }
-}
 
-/// Whether an upstream at `endpoint` may send us to `realm` for its tokens: a registry that could
-/// send us anywhere would be told our credentials (CVE-2026-33540) and what is in our network.
-///
-/// To its own host, to one under the same registrable domain, and to those listed by hand; over
-/// HTTPS, but for a registry that is itself spoken to in plain HTTP, and for its own host.
-pub(super) fn realm_is_bound(endpoint: &Url, realm: &Url, listed: &[String]) -> bool {
-    let (Some(ours), Some(theirs)) = (endpoint.host(), realm.host()) else {
-        return false;
-    };
-    if !realm.username().is_empty() || realm.password().is_some() {
-        return false;
+    /// The URL that a token is got from by POST.
+    pub(super) fn post_url(&self) -> Url {
+        let mut url = self.realm.clone();
+        url.set_fragment(None);
+        url
     }
-    match realm.scheme() {
-        "https" => ours == theirs || same_domain(&ours, &theirs) || is_listed(realm, listed),
-        "http" => endpoint.scheme() == "http" && ours == theirs,
-        _ => false,
-    }
-}
 
-/// Whether both hosts are names under one registrable domain, by the public suffix list. A name
-/// under a suffix that is not on it, such as those within a cluster, has none: who owns it is
-/// unknown.
-fn same_domain(one: &Host<&str>, other: &Host<&str>) -> bool {
-    let registrable = |host: &Host<&str>| {
-        let Host::Domain(name) = host else {
-            return None;
+    /// The form that is posted there (distribution, "OAuth2 Token Authentication").
+    pub(super) fn form(&self, grant: &Grant<'_>) -> Zeroizing<String> {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        match grant {
+            Grant::Password { username, password } => form
+                .append_pair("grant_type", "password")
+                .append_pair("username", username)
+                .append_pair("password", password.expose_secret()),
+            Grant::RefreshToken(token) => form
+                .append_pair("grant_type", "refresh_token")
+                .append_pair("refresh_token", token.expose_secret()),
         };
-        let domain = psl::domain(name.as_bytes())?;
-        domain
-            .suffix()
-            .is_known()
-            .then(|| domain.as_bytes().to_vec())
-    };
-    registrable(one).is_some_and(|domain| registrable(other) == Some(domain))
+        // A server has to be told a service; one that names none takes any.
+        form.append_pair("service", self.service.as_deref().unwrap_or_default())
+            .append_pair("client_id", CLIENT_ID)
+            .append_pair("scope", &self.scopes.join(" "));
+        Zeroizing::new(form.finish())
+    }
 }
 
-/// Whether the realm's host is listed, as such or with its port.
-pub(super) fn is_listed(realm: &Url, listed: &[String]) -> bool {
-    let Some(host) = realm.host_str() else {
-        return false;
-    };
-    listed.iter().any(|entry| {
-        let with_port = realm
-            .port_or_known_default()
-            .map(|port| format!("{host}:{port}"));
-        entry.eq_ignore_ascii_case(host)
-            || with_port.is_some_and(|with_port| entry.eq_ignore_ascii_case(&with_port))
-    })
+/// What a token is posted for.
+pub(super) enum Grant<'a> {
+    /// A user name and a password.
+    Password {
+        username: &'a str,
+        password: &'a SecretString,
+    },
+    /// An identity token, as docker calls it.
+    RefreshToken(&'a SecretString),
 }
 
 #[cfg(test)]
-mod tests {
-    use http::HeaderValue;
-
-    use super::*;
-
-    fn find(lines: &[&str]) -> Option<Challenge> {
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            headers.append(WWW_AUTHENTICATE, HeaderValue::from_str(line).unwrap());
-        }
-        Challenge::find(&headers)
-    }
-
-    #[test]
-    fn the_bearer_challenge_is_found_however_it_is_written() {
-        let hub = ("https://auth.docker.io/token", Some("registry.docker.io"));
-        for (lines, expected) in [
-            (
-                &[concat!(
-                    r#"Bearer realm="https://auth.docker.io/token","#,
-                    r#"service="registry.docker.io",scope="repository:library/app:pull""#
-                )][..],
-                hub,
-            ),
-            (
-                &[r#"bearer SERVICE=registry.docker.io, Realm="https://auth.docker.io/token""#],
-                hub,
-            ),
-            (
-                &[concat!(
-                    r#"Basic realm="a, Bearer realm=b", "#,
-                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io""#
-                )],
-                hub,
-            ),
-            (
-                &[
-                    r#"Basic realm="x""#,
-                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io""#,
-                ],
-                hub,
-            ),
-            (
-                &[r#"Bearer realm="https://nvcr.io/proxy_auth",scope="""#],
-                ("https://nvcr.io/proxy_auth", None),
-            ),
-            (
-                &[r#"Bearer realm="https://a.example/t\"x",service="a,b=\"c""#],
-                ("https://a.example/t%22x", Some("a,b=\"c")),
-            ),
-        ] {
-            let challenge = find(lines).unwrap();
-            let service = challenge.service.as_deref();
-            assert_eq!((challenge.realm.as_str(), service), expected, "{lines:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_bearer_challenge_is_none() {
-        for lines in [
-            &[][..],
-            &[""],
-            &["Bearer"],
-            &["Basic realm=\"https://a.example/\""],
-            &["Bearer service=\"a\""],
-            &["Bearer realm=\"not a URL\""],
-            &["Bearer realm=\"https://a.example/"],
-            &["=,=,="],
-        ] {
-            assert_eq!(find(lines), None, "{lines:?}");
-        }
-    }
-
-    #[test]
-    fn the_scope_is_to_pull_from_the_repository_and_the_realm_keeps_its_query() {
-        let challenge = find(&[r#"Bearer realm="https://a.example/t/?x=1",service="a b""#]);
-        assert_eq!(
-            challenge.unwrap().token_url("library/app").as_str(),
-            "https://a.example/t/?x=1&service=a+b&scope=repository%3Alibrary%2Fapp%3Apull"
-        );
-    }
-
-    #[test]
-    fn realms_are_bound_to_their_registry() {
-        let listed = [
-            "auth.example.org".to_owned(),
-            "id.example.org:8443".to_owned(),
-        ];
-        for (endpoint, realm, bound) in [
-            (
-                "https://registry-1.docker.io",
-                "https://auth.docker.io/token",
-                true,
-            ),
-            ("https://ghcr.io", "https://ghcr.io/token", true),
-            (
-                "https://registry.gitlab.com",
-                "https://gitlab.com/jwt/auth",
-                true,
-            ),
-            (
-                "https://registry.example.com:5000",
-                "https://registry.example.com/t",
-                true,
-            ),
-            ("https://10.0.0.1:5000", "https://10.0.0.1/t", true),
-            ("http://10.0.0.1:5000", "http://10.0.0.1:5001/t", true),
-            ("http://10.0.0.1:5000", "https://10.0.0.1/t", true),
-            ("https://registry.test", "https://auth.example.org/t", true),
-            (
-                "https://registry.test",
-                "https://AUTH.example.org:443/t",
-                true,
-            ),
-            (
-                "https://registry.test",
-                "https://id.example.org:8443/t",
-                true,
-            ),
-            ("https://registry.test", "https://id.example.org/t", false),
-            (
-                "https://registry-1.docker.io",
-                "https://auth.docker.io.evil.test/t",
-                false,
-            ),
-            (
-                "https://registry-1.docker.io",
-                "http://auth.docker.io/token",
-                false,
-            ),
-            (
-                "https://registry-1.docker.io",
-                "https://169.254.169.254/",
-                false,
-            ),
-            (
-                "https://registry.a.co.uk",
-                "https://registry.b.co.uk/t",
-                false,
-            ),
-            ("https://one.github.io", "https://two.github.io/t", false),
-            ("https://10.0.0.1", "https://10.0.0.2/t", false),
-            (
-                "https://registry.a.svc.cluster.local",
-                "https://b.svc.cluster.local/t",
-                false,
-            ),
-            ("https://localhost", "https://auth.localhost/t", false),
-            (
-                "http://registry.example.com",
-                "http://auth.example.com/t",
-                false,
-            ),
-            (
-                "https://registry.example.com",
-                "http://registry.example.com/t",
-                false,
-            ),
-            (
-                "https://registry.example.com",
-                "https://a:b@registry.example.com/t",
-                false,
-            ),
-            (
-                "https://registry.example.com",
-                "ftp://registry.example.com/t",
-                false,
-            ),
-            ("https://registry.example.com", "data:,x", false),
-        ] {
-            let parse = |text| Url::parse(text).unwrap();
-            let answer = realm_is_bound(&parse(endpoint), &parse(realm), &listed);
-            assert_eq!(answer, bound, "{endpoint} {realm}");
-        }
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderValue, Method};
 use registry_core::UpstreamError;
@@ -47,6 +48,8 @@ pub(super) struct Sending<'a> {
     pub(super) method: Method,
     pub(super) hop: &'a Hop,
     pub(super) headers: HeaderMap,
+    /// Empty for none.
+    pub(super) body: Bytes,
     /// Who leads there, and how far it may.
     pub(super) from: (&'a Url, Reach),
     pub(super) deadline: Instant,
@@ -87,6 +90,7 @@ impl Clients {
             method,
             hop,
             headers,
+            body,
             from: (from, reach),
             deadline,
         } = sending;
@@ -99,15 +103,18 @@ impl Clients {
         let mut sends = 1;
         loop {
             #[cfg(feature = "testing")]
-            self.outgoing.add(&method, &hop.url, &headers, &[]);
+            self.outgoing.add(&method, &hop.url, &headers, &body);
             let mut told = Told {
                 observer: self.observer.as_deref(),
                 kind,
                 status: None,
             };
             let request = client.request(method.clone(), hop.url.clone());
-            let sending = request.headers(headers.clone()).send();
-            match timeout_at(deadline, sending).await {
+            let mut request = request.headers(headers.clone());
+            if !body.is_empty() {
+                request = request.body(body.clone());
+            }
+            match timeout_at(deadline, request.send()).await {
                 Ok(Ok(response)) => {
                     told.status = Some(response.status().as_u16());
                     return Ok(response);
@@ -224,6 +231,7 @@ mod tests {
                 method: Method::GET,
                 hop: &hop,
                 headers: HeaderMap::new(),
+                body: Bytes::new(),
                 from: (&public, reach),
                 deadline: Instant::now() + Duration::from_secs(30),
             })

@@ -7,6 +7,7 @@ use std::time::Duration;
 use registry_core::UpstreamId;
 use url::Url;
 
+use super::credentials::CredentialsConfig;
 use super::observer::UpstreamObserver;
 use super::proxy::Proxies;
 use super::tls::SystemTrust;
@@ -19,6 +20,13 @@ pub(super) const REDIRECTS_MAX: usize = 10;
 pub(super) const TOKEN_BYTES_MAX: usize = 1 << 20;
 /// Repositories of one upstream whose tokens are kept.
 pub(super) const TOKENS_MAX: usize = 4096;
+/// Places of a line at which challenges are looked for.
+pub(super) const CHALLENGE_STARTS_MAX: usize = 64;
+/// Longest scope of a challenge that is looked at, in bytes: a repository's longest name, and what
+/// stands around it.
+pub(super) const SCOPE_BYTES_MAX: usize = 512;
+/// Most scopes that are asked for because a challenge names them, besides to pull.
+pub(super) const SCOPES_MAX: usize = 4;
 /// Largest page of a list of tags, in bytes.
 pub(super) const TAG_PAGE_BYTES_MAX: usize = 4 << 20;
 /// Pages of the upstream's that make up one of ours.
@@ -109,6 +117,8 @@ pub struct HttpUpstreamConfig {
     /// Hosts that may issue tokens for this upstream besides its own, and those under the same
     /// registrable domain: `auth.example.org`, or with a port.
     pub realms: Vec<String>,
+    /// What it is shown where it wants credentials.
+    pub credentials: CredentialsConfig,
     /// How long to wait for what.
     pub budgets: Budgets,
     /// When an endpoint that is rested is probed.
@@ -138,6 +148,7 @@ impl HttpUpstreamConfig {
             next_endpoint_on_not_found: false,
             private_redirects: false,
             realms: Vec::new(),
+            credentials: CredentialsConfig::default(),
             budgets: Budgets::default(),
             probes: ProbeSchedule::default(),
             observer: None,
@@ -171,7 +182,7 @@ fn url_problem(url: &Url) -> Option<&'static str> {
     } else if !url.has_host() {
         Some("it has no host")
     } else if !url.username().is_empty() || url.password().is_some() {
-        Some("credentials in a URL are not supported")
+        Some("credentials do not belong into a URL")
     } else if url.query().is_some() || url.fragment().is_some() {
         Some("it must have no query and no fragment")
     } else {
@@ -247,6 +258,12 @@ pub enum HttpUpstreamConfigError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        problem: String,
+    },
+    /// Credentials that cannot be used.
+    #[error("its credentials cannot be used: {problem}")]
+    Credentials {
+        /// Why not.
         problem: String,
     },
     /// A certificate without a key, or a key without a certificate.

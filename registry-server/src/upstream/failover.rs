@@ -148,7 +148,8 @@ impl Visit {
     /// while.
     pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, UpstreamError> {
         let transport = &self.transport;
-        let pass = self.endpoint().leave(question.backoff_key())?;
+        let credential = (transport.auth).credential_id(self.number, question.repository);
+        let pass = self.endpoint().leave(question.backoff_key(credential))?;
         let begun = pass.begun;
         let own_deadline = begun + transport.budgets.headers;
         let deadline = own_deadline.min(self.deadline);

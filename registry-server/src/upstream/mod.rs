@@ -1,7 +1,7 @@
 //! Registries over HTTP: the upstreams that the cache is filled from.
 //!
 //! This module owns the HTTP client. It knows the quirks of registries, follows their redirects,
-//! gets the anonymous tokens that they want, and gives what they send a limit in size and time. It
+//! shows them the credentials and tokens that they want, and gives what they send a limit in size and time. It
 //! knows nothing of stores, and decides nothing about caching.
 //!
 //! Requests are built from scratch: nothing of a client's is in them, `ns` least of all (I12).
@@ -10,12 +10,15 @@
 
 mod address;
 mod auth;
+mod authorization;
+mod background;
 mod backoff;
 mod blobs;
 mod breaker;
 mod challenge;
 mod clients;
 mod config;
+mod credentials;
 mod endpoint;
 mod failover;
 mod failure;
@@ -27,11 +30,13 @@ mod observer;
 mod probe;
 mod proxy;
 mod quota;
+mod realm;
 mod redirect;
 mod reply;
 mod tags;
 mod tls;
 mod token;
+mod token_server;
 mod transport;
 
 use std::fmt;
@@ -44,7 +49,13 @@ use registry_core::{
 };
 use tokio_util::sync::DropGuard;
 
+pub(crate) use address::is_plain_public;
+pub(crate) use credentials::{
+    HelperName, check_docker_config, check_password_file, eligible_endpoints,
+};
+
 pub use config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, ProbeSchedule};
+pub use credentials::{CredentialConfig, CredentialsConfig};
 pub use observer::{RequestKind, UpstreamObserver};
 pub use proxy::{Proxies, ProxyUrl, ProxyUrlError};
 pub use quota::{EndpointQuota, Quota};
@@ -54,9 +65,9 @@ use transport::Transport;
 
 /// A registry over HTTP.
 ///
-/// It asks anonymously, whoever the [`Caller`]: what it sees is what anybody sees, so all may
-/// share it (I5). Each question ends within its [`Budgets`]; what is dropped is abandoned, and costs
-/// at most its connection.
+/// It asks with credentials of its own, or anonymously, whoever the [`Caller`]: what they open is
+/// open to all who may ask it anything. Each question ends within its [`Budgets`]; what is dropped is
+/// abandoned, and costs at most its connection.
 ///
 /// - Several endpoints are asked in order, until one answers. One that is silent, or that fails
 ///   again and again, is not asked but probed in the background until it is well: what is asked

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -48,6 +49,7 @@ impl Transport {
             method: Method::GET,
             hop: &hop,
             headers: HeaderMap::new(),
+            body: Bytes::new(),
             from: (root, Reach::Public),
             deadline,
         };

@@ -1,21 +1,27 @@
-//! Bearer tokens: one for each repository of an endpoint, fetched once for all who wait.
+//! Bearer tokens: one for each repository of an endpoint, fetched once for all who wait, and
+//! renewed while it is still valid.
 //!
-//! Tokens are anonymous: there are no credentials yet. Where there are, they belong into the
-//! request that `transport` makes for a token, and nowhere else.
+//! This module knows how long tokens live and who waits for which; how one is fetched, and with
+//! what credential, is `auth`'s and `token_server`'s matter.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
+use futures::future::BoxFuture;
 use registry_core::{Repository, UpstreamError};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::address::Reach;
-use super::challenge::Challenge;
+use super::authorization::Authorization;
+use super::background::Background;
+use super::challenge::Bearer;
 use super::config::TOKENS_MAX;
+use super::credentials::Credential;
 
 /// How long a token lives whose server does not say, and the least it lives whatever it says
 /// (distribution, "Token Authentication Specification").
@@ -24,30 +30,21 @@ const LIFE_MIN: Duration = Duration::from_secs(60);
 const LIFE_MAX: Duration = Duration::from_secs(3600);
 /// How long before its end a token is not used any more, for what is on its way.
 const MARGIN: Duration = Duration::from_secs(10);
-
-/// A bearer token as it stands in a header, never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Token(HeaderValue);
-
-impl Token {
-    /// The value of `Authorization`.
-    pub(super) fn header(&self) -> HeaderValue {
-        self.0.clone()
-    }
-}
+/// How long before its end a token that is used is renewed, while it goes on being used.
+const RENEWED_AHEAD: Duration = Duration::from_secs(30);
 
 /// A token and how long it is valid, as a token server answered.
 pub(super) struct Issued {
-    token: Token,
+    token: Authorization,
     life: Duration,
 }
 
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
-    token: Option<String>,
+    token: Option<SecretString>,
     #[serde(default)]
-    access_token: Option<String>,
+    access_token: Option<SecretString>,
     #[serde(default)]
     expires_in: Option<f64>,
 }
@@ -57,105 +54,175 @@ impl Issued {
     pub(super) fn parse(body: &Bytes) -> Option<Self> {
         let document: Document = serde_json::from_slice(body).ok()?;
         let given = [document.token, document.access_token];
-        let text = given.into_iter().flatten().find(|text| !text.is_empty())?;
-        let mut value = HeaderValue::from_str(&format!("Bearer {text}")).ok()?;
-        value.set_sensitive(true);
+        let mut given = given.iter().flatten().map(|token| token.expose_secret());
+        let token = Authorization::bearer(given.find(|text| !text.is_empty())?)?;
         let life = document
             .expires_in
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         Some(Self {
-            token: Token(value),
+            token,
             life: life.unwrap_or_default().clamp(LIFE_MIN, LIFE_MAX),
         })
     }
 }
 
-/// What a token was asked for with, and the token.
+/// What a token is asked for with.
+#[derive(Clone, PartialEq)]
+pub(super) struct Asked {
+    pub(super) bearer: Bearer,
+    /// How far the endpoint that sends us there may lead.
+    pub(super) reach: Reach,
+    /// None: anonymously.
+    pub(super) credential: Option<Credential>,
+}
+
+/// A token, and what it was asked for with.
 #[derive(Clone)]
-struct Grant {
-    challenge: Challenge,
-    reach: Reach,
-    token: Token,
+pub(super) struct Granted {
+    pub(super) token: Authorization,
+    pub(super) asked: Asked,
     expires: Instant,
 }
 
-impl Grant {
-    fn is_fresh(&self) -> bool {
-        Instant::now() + MARGIN < self.expires
+impl Granted {
+    fn left(&self) -> Duration {
+        self.expires.saturating_duration_since(Instant::now())
     }
 }
 
-/// The grant of one repository. Locked while it is being fetched, so that all others wait for it.
-type Slot = Arc<tokio::sync::Mutex<Option<Grant>>>;
+/// What a token is fetched by: once, and maybe after whoever began it has left.
+pub(super) type Fetching = BoxFuture<'static, Result<(Asked, Issued), UpstreamError>>;
+
+/// The token of one repository.
+#[derive(Default)]
+struct Slot {
+    granted: Mutex<Option<Granted>>,
+    /// Held while a token is fetched, so that all others wait for it.
+    flight: Arc<AsyncMutex<Flight>>,
+}
+
+#[derive(Default)]
+struct Flight {
+    /// How the last one failed, and when. Who waited for it gets the same, and who comes later asks
+    /// again: what is wrong may have been put right.
+    failed: Option<(Asked, Instant, UpstreamError)>,
+}
+
+impl Slot {
+    /// The token, where it is valid still.
+    fn fresh(&self) -> Option<Granted> {
+        let granted = self.lock();
+        granted.clone().filter(|granted| granted.left() > MARGIN)
+    }
+
+    fn set(&self, granted: Option<Granted>) {
+        *self.lock() = granted;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Granted>> {
+        // Nothing is half done in it when a thread panics.
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn fetch(&self, fetching: Fetching) -> Result<Granted, UpstreamError> {
+        let (asked, issued) = fetching.await?;
+        let granted = Granted {
+            token: issued.token,
+            asked,
+            expires: Instant::now() + issued.life,
+        };
+        self.set(Some(granted.clone()));
+        Ok(granted)
+    }
+}
 
 /// What tokens are kept by: the number of the endpoint, and the repository.
-type Key = (usize, Repository);
+pub(super) type Key = (usize, Repository);
 
 /// The tokens of an upstream.
 #[derive(Default)]
 pub(super) struct Tokens {
-    slots: Mutex<HashMap<Key, Slot>>,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    background: Background,
 }
 
 impl Tokens {
     /// The token to ask with, where this repository has asked for one before. One that is about
-    /// to end is fetched anew; where that fails, there is none.
-    pub(super) async fn known<F>(
+    /// to end is renewed while it goes on being used; one that has ended is fetched anew.
+    ///
+    /// # Errors
+    ///
+    /// Why no other could be fetched for one that has ended. It is forgotten then.
+    ///
+    /// # Cancellation
+    ///
+    /// Whoever waits fetches it in its place.
+    pub(super) async fn known(
         &self,
         key: &Key,
-        fetch: impl FnOnce(Challenge, Reach) -> F,
-    ) -> Option<Token>
-    where
-        F: Future<Output = Result<Issued, UpstreamError>>,
-    {
-        let slot = self.slots().get(key).map(Arc::clone)?;
-        let mut grant = slot.lock().await;
-        let known = grant.as_ref()?;
-        if known.is_fresh() {
-            return Some(known.token.clone());
+        renew: impl FnOnce(Asked) -> Fetching,
+    ) -> Result<Option<Granted>, UpstreamError> {
+        let slot = self.slots().get(key).map(Arc::clone);
+        let Some(slot) = slot else { return Ok(None) };
+        if let Some(granted) = slot.fresh() {
+            if granted.left() <= RENEWED_AHEAD
+                && let Ok(turn) = Arc::clone(&slot.flight).try_lock_owned()
+            {
+                let fetching = renew(granted.asked.clone());
+                self.background.spawn(renew_ahead(slot, turn, fetching));
+            }
+            return Ok(Some(granted));
         }
-        let (challenge, reach) = (known.challenge.clone(), known.reach);
+        let _turn = slot.flight.lock().await;
+        if let Some(granted) = slot.fresh() {
+            return Ok(Some(granted));
+        }
         // Taken out before the wait: what is dropped half way, or fails, leaves nothing behind.
-        *grant = None;
-        let issued = fetch(challenge.clone(), reach).await.ok()?;
-        Some(
-            grant
-                .insert(Grant::new(challenge, reach, issued))
-                .token
-                .clone(),
-        )
+        let Some(ended) = slot.lock().take() else {
+            return Ok(None);
+        };
+        slot.fetch(renew(ended.asked)).await.map(Some)
     }
 
     /// The token that answers a challenge; another than `rejected`, which was just refused.
-    pub(super) async fn answer<F>(
+    ///
+    /// # Errors
+    ///
+    /// Why none could be fetched: the same for all who waited for it.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`Self::known`].
+    pub(super) async fn answer(
         &self,
         key: &Key,
-        challenge: Challenge,
-        reach: Reach,
-        rejected: Option<&Token>,
-        fetch: impl FnOnce(Challenge, Reach) -> F,
-    ) -> Result<Token, UpstreamError>
-    where
-        F: Future<Output = Result<Issued, UpstreamError>>,
-    {
+        asked: Asked,
+        rejected: Option<&Authorization>,
+        fetch: impl FnOnce(Asked) -> Fetching,
+    ) -> Result<Granted, UpstreamError> {
         let slot = self.slot(key);
-        let mut grant = slot.lock().await;
-        if let Some(known) = grant.as_ref()
-            && known.is_fresh()
-            && known.challenge == challenge
-            && Some(&known.token) != rejected
+        let since = Instant::now();
+        let mut turn = slot.flight.lock().await;
+        if let Some(granted) = slot.fresh()
+            && granted.asked == asked
+            && Some(&granted.token) != rejected
         {
-            return Ok(known.token.clone());
+            return Ok(granted);
         }
-        *grant = None;
-        let issued = fetch(challenge.clone(), reach).await?;
-        Ok(grant
-            .insert(Grant::new(challenge, reach, issued))
-            .token
-            .clone())
+        if let Some((failed, at, error)) = &turn.failed
+            && *failed == asked
+            && *at > since
+        {
+            return Err(error.clone());
+        }
+        slot.set(None);
+        let fetched = slot.fetch(fetch(asked.clone())).await;
+        let failed = fetched.as_ref().err().cloned();
+        turn.failed = failed.map(|error| (asked, Instant::now(), error));
+        fetched
     }
 
-    fn slot(&self, key: &Key) -> Slot {
+    fn slot(&self, key: &Key) -> Arc<Slot> {
         let mut slots = self.slots();
         if slots.len() >= TOKENS_MAX && !slots.contains_key(key) {
             // Cheaper than an order to keep: each costs one request to get back.
@@ -164,151 +231,19 @@ impl Tokens {
         Arc::clone(slots.entry(key.clone()).or_default())
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Slot>> {
+    fn slots(&self) -> MutexGuard<'_, HashMap<Key, Arc<Slot>>> {
         // Nothing is half done in it when a thread panics.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Grant {
-    fn new(challenge: Challenge, reach: Reach, issued: Issued) -> Self {
-        Self {
-            challenge,
-            reach,
-            token: issued.token,
-            expires: Instant::now() + issued.life,
-        }
+/// Replaces a token that is still valid; where that fails, it is left as it is.
+async fn renew_ahead(slot: Arc<Slot>, turn: OwnedMutexGuard<Flight>, fetching: Fetching) {
+    if let Err(error) = slot.fetch(fetching).await {
+        tracing::debug!(%error, "a token could not be renewed ahead of its end");
     }
+    drop(turn);
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use url::Url;
-
-    use super::*;
-
-    fn parse(json: &str) -> Option<(String, u64)> {
-        let issued = Issued::parse(&Bytes::copy_from_slice(json.as_bytes()))?;
-        let header = issued.token.header();
-        Some((header.to_str().unwrap().to_owned(), issued.life.as_secs()))
-    }
-
-    #[test]
-    fn answers_of_token_servers_are_read() {
-        for (json, token, life) in [
-            (r#"{"token":"t","expires_in":300}"#, "Bearer t", 300),
-            (r#"{"access_token":"t"}"#, "Bearer t", 60),
-            (
-                r#"{"token":"t","access_token":"u","expires_in":61.5}"#,
-                "Bearer t",
-                61,
-            ),
-            (r#"{"token":"","access_token":"u"}"#, "Bearer u", 60),
-            (r#"{"token":"t","expires_in":5}"#, "Bearer t", 60),
-            (r#"{"token":"t","expires_in":-1}"#, "Bearer t", 60),
-            (r#"{"token":"t","expires_in":1e300}"#, "Bearer t", 60),
-            (r#"{"token":"t","expires_in":999999999}"#, "Bearer t", 3600),
-        ] {
-            assert_eq!(parse(json), Some((token.to_owned(), life)), "{json}");
-        }
-        for json in [
-            "",
-            "{}",
-            "[]",
-            r#"{"token":""}"#,
-            r#"{"token":7}"#,
-            r#"{"token":"a\nb"}"#,
-        ] {
-            assert_eq!(parse(json), None, "{json}");
-        }
-    }
-
-    fn key(number: usize) -> Key {
-        (0, Repository::parse(&format!("app{number}")).unwrap())
-    }
-
-    fn challenge() -> Challenge {
-        Challenge {
-            realm: Url::parse("https://a.example/token").unwrap(),
-            service: None,
-        }
-    }
-
-    /// Issues `t0`, `t1`, … for five minutes each.
-    #[derive(Default)]
-    struct Server(AtomicU32);
-
-    impl Server {
-        async fn fetch(&self) -> Result<Issued, UpstreamError> {
-            let number = self.0.fetch_add(1, Ordering::Relaxed);
-            tokio::task::yield_now().await;
-            let json = format!(r#"{{"token":"t{number}","expires_in":300}}"#);
-            Ok(Issued::parse(&json.into()).unwrap())
-        }
-
-        async fn answer(&self, tokens: &Tokens, rejected: Option<&Token>) -> Token {
-            let fetch = |_, _| self.fetch();
-            let key = key(0);
-            let answer = tokens.answer(&key, challenge(), Reach::Public, rejected, fetch);
-            answer.await.unwrap()
-        }
-
-        async fn known(&self, tokens: &Tokens) -> Option<Token> {
-            tokens.known(&key(0), |_, _| self.fetch()).await
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_token_for_all_who_wait_and_for_as_long_as_it_lives() {
-        let (tokens, server) = (Tokens::default(), Server::default());
-        assert!(server.known(&tokens).await.is_none());
-        let wait = (0..8).map(|_| server.answer(&tokens, None));
-        let answers = futures::future::join_all(wait).await;
-        assert!(answers.iter().all(|token| *token == answers[0]));
-        tokio::time::advance(Duration::from_secs(289)).await;
-        assert!(server.known(&tokens).await.as_ref() == Some(&answers[0]));
-        assert_eq!(server.0.load(Ordering::Relaxed), 1);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let next = server.known(&tokens).await.unwrap();
-        assert!(next != answers[0]);
-        assert_eq!(server.0.load(Ordering::Relaxed), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_token_that_was_rejected_is_replaced_once_for_all() {
-        let (tokens, server) = (Tokens::default(), Server::default());
-        let old = server.answer(&tokens, None).await;
-        let wait = (0..8).map(|_| server.answer(&tokens, Some(&old)));
-        let answers = futures::future::join_all(wait).await;
-        assert!(
-            answers
-                .iter()
-                .all(|token| *token == answers[0] && *token != old)
-        );
-        assert_eq!(server.0.load(Ordering::Relaxed), 2);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failed_renewal_leaves_no_token_behind() {
-        let (tokens, server) = (Tokens::default(), Server::default());
-        server.answer(&tokens, None).await;
-        tokio::time::advance(Duration::from_secs(300)).await;
-        let failing = async |_, _| Err(UpstreamError::Timeout { what: "answer" });
-        assert!(tokens.known(&key(0), failing).await.is_none());
-        assert!(server.known(&tokens).await.is_none());
-    }
-
-    #[tokio::test]
-    async fn the_table_is_bounded() {
-        let (tokens, server) = (Tokens::default(), Server::default());
-        for number in 0..=TOKENS_MAX {
-            let fetch = |_, _| server.fetch();
-            let key = key(number);
-            let answer = tokens.answer(&key, challenge(), Reach::Public, None, fetch);
-            answer.await.unwrap();
-            assert!(tokens.slots().len() <= TOKENS_MAX);
-        }
-    }
-}
+mod tests;

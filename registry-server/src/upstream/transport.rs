@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, IF_RANGE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use registry_core::{Repository, UpstreamError, UpstreamId, Validator};
@@ -11,6 +12,8 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::address::Reach;
+use super::auth::Authenticator;
+use super::authorization::Authorization;
 use super::backoff::{BackoffKey, Class, CredentialId};
 use super::clients::{Clients, Sending};
 use super::config::{
@@ -21,7 +24,6 @@ use super::failure::SendFailure;
 use super::observer::{RequestKind, UpstreamObserver};
 use super::redirect::{Hop, host_of};
 use super::reply::Reply;
-use super::token::{Token, Tokens};
 
 /// What is asked of an upstream. Nothing of a client's request is in it (I12).
 #[derive(Clone, Debug)]
@@ -44,9 +46,8 @@ pub(super) struct Transport {
     pub(super) roots: Vec<Url>,
     /// What is known of each.
     pub(super) endpoints: Vec<Endpoint>,
-    pub(super) clients: Clients,
-    pub(super) realms: Vec<String>,
-    pub(super) tokens: Tokens,
+    pub(super) clients: Arc<Clients>,
+    pub(super) auth: Authenticator,
     pub(super) budgets: Budgets,
     pub(super) next_on_not_found: bool,
     pub(super) probes: ProbeSchedule,
@@ -67,13 +68,13 @@ impl Transport {
     pub(super) fn new(config: &HttpUpstreamConfig) -> Result<Self, HttpUpstreamConfigError> {
         config.check()?;
         let roots: Vec<Url> = config.endpoints.iter().map(api_root).collect();
+        let clients = Arc::new(Clients::new(config)?);
         Ok(Self {
             id: config.id.clone(),
             endpoints: roots.iter().map(Endpoint::new).collect(),
             roots,
-            clients: Clients::new(config)?,
-            realms: config.realms.clone(),
-            tokens: Tokens::default(),
+            auth: Authenticator::new(config, Arc::clone(&clients))?,
+            clients,
             budgets: config.budgets.clone(),
             next_on_not_found: config.next_endpoint_on_not_found,
             probes: config.probes.clone(),
@@ -92,7 +93,7 @@ impl Transport {
         &self,
         root: &Url,
         question: &Question<'_>,
-        token: Option<&Token>,
+        authorization: Option<&Authorization>,
         deadline: Instant,
     ) -> Result<Answered, SendFailure> {
         let mut hop = Hop::first(question.url(root));
@@ -101,8 +102,8 @@ impl Transport {
         let mut reach = Reach::Public;
         for _ in 0..=REDIRECTS_MAX {
             let mut headers = question.headers.clone();
-            if let Some(token) = token.filter(|_| hop.trusted) {
-                headers.insert(AUTHORIZATION, token.header());
+            if let Some(authorization) = authorization.filter(|_| hop.trusted) {
+                headers.insert(AUTHORIZATION, authorization.header());
             }
             if let Some(prior) = question.prior
                 && prior.source() == host_of(&hop.url)
@@ -115,6 +116,7 @@ impl Transport {
                 method: question.method.clone(),
                 hop: &hop,
                 headers,
+                body: Bytes::new(),
                 from: (&from, reach),
                 deadline,
             });
@@ -143,8 +145,8 @@ impl Transport {
 }
 
 impl Question<'_> {
-    /// What a limit that it runs into is kept by. Everything is asked anonymously yet.
-    pub(super) fn backoff_key(&self) -> BackoffKey {
+    /// What a limit that it runs into is kept by, where it is asked with these credentials.
+    pub(super) fn backoff_key(&self, credential: CredentialId) -> BackoffKey {
         BackoffKey {
             class: match (self.kind, &self.method) {
                 (RequestKind::Manifest, &Method::HEAD) => Class::ManifestHead,
@@ -152,7 +154,7 @@ impl Question<'_> {
                 (RequestKind::Blob, _) => Class::Blob,
                 _ => Class::Other,
             },
-            credential: CredentialId::ANONYMOUS,
+            credential,
         }
     }
 

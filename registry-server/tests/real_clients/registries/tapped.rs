@@ -31,7 +31,7 @@ impl TappedMirror {
     ) -> Self {
         let file = workshop.path(format!("{name}.toml"));
         fs::write(&file, configuration).expect("write the mirror's configuration");
-        let variable = |name| (name == "REGISTRY_CONFIG").then(|| file.clone().into());
+        let variable = |name: &str| (name == "REGISTRY_CONFIG").then(|| file.clone().into());
         let config = Config::load(Flags::default(), variable);
         let config = config.unwrap_or_else(|errors| panic!("{errors}\nin:\n{configuration}"));
         let log = OutgoingLog::default();
