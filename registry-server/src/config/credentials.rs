@@ -18,6 +18,9 @@ use crate::upstream::{
     eligible_endpoints,
 };
 
+/// Where a password may be written.
+const PASSWORD_KEYS: [&str; 3] = ["password", "password_file", "password_env"];
+
 /// How the value of a variable is looked up.
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
@@ -50,12 +53,12 @@ impl CredentialsLayer {
         {
             problems.add(place, error.to_string());
         }
-        let mut credentials = CredentialsConfig::default();
-        credentials.own = self.own.map(|written| written.value);
         let by_prefix = self.by_prefix.into_iter();
-        credentials.by_prefix = by_prefix.map(|(prefix, it)| (prefix, it.value)).collect();
-        credentials.hosts = self.hosts;
-        credentials
+        CredentialsConfig {
+            own: self.own.map(|written| written.value),
+            by_prefix: by_prefix.map(|(prefix, it)| (prefix, it.value)).collect(),
+            hosts: self.hosts,
+        }
     }
 }
 
@@ -149,27 +152,24 @@ fn read_login(
     env: Env<'_>,
     problems: &mut Problems,
 ) -> Option<Written<CredentialConfig>> {
-    const PASSWORD_KEYS: &str = "password, password_file or password_env";
+    // Where they stand, also those that are of the wrong type.
+    let place = |key: &&str| table.place(key).cloned();
+    let name_place = table.place("username").cloned();
+    let places: Vec<Place> = PASSWORD_KEYS.iter().filter_map(place).collect();
+    let keys = PASSWORD_KEYS.join(", ");
+    match (name_place, &places[..]) {
+        (None, []) | (Some(_), [_]) => {}
+        (None, [password, ..]) => problems.add(password.clone(), "needs username beside it"),
+        (Some(username), []) => problems.add(username, format!("needs one of {keys} beside it")),
+        (Some(_), [_, second, ..]) => {
+            let problem = format!("is a second password; keep one of {keys}");
+            problems.add(second.clone(), problem);
+        }
+    }
     let username = table.text("username", problems);
     let here = table.text("password", problems);
     let file = table.usable("password_file", problems, check_password_file);
     let variable = table.text("password_env", problems);
-    let mut places = here.iter().map(|it| &it.place).collect::<Vec<&Place>>();
-    places.extend(file.iter().map(|it| &it.place));
-    places.extend(variable.iter().map(|it| &it.place));
-    match (&username, &places[..]) {
-        (None, []) => return None,
-        (None, [password, ..]) => problems.add((*password).clone(), "needs username beside it"),
-        (Some(username), []) => {
-            let problem = format!("needs one of {PASSWORD_KEYS} beside it");
-            problems.add(username.place.clone(), problem);
-        }
-        (Some(_), [_]) => {}
-        (Some(_), [_, second, ..]) => {
-            let problem = format!("is a second password; keep one of {PASSWORD_KEYS}");
-            problems.add((*second).clone(), problem);
-        }
-    }
     let username = username?.parse(problems, user_name)?;
     let place = username.place.clone();
     let username = username.value;

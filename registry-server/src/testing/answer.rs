@@ -1,13 +1,15 @@
 //! What the right answer to a request is: a function of the request, the content and the
 //! behaviour. How it is put on the wire, rightly or not, is `serve`'s matter.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Method;
 use registry_core::{Digest, RangeRequest};
 use serde_json::json;
 
 use super::State;
-use super::behaviour::{Behaviour, BlobRedirect, TokenAuth};
+use super::behaviour::{Behaviour, BlobRedirect, Login, TokenAuth};
 use super::content::{Library, Source, StoredManifest};
 use super::stats::Object;
 
@@ -26,9 +28,32 @@ pub(crate) struct Request {
     pub(crate) raw_query: Option<String>,
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Request {
+    /// How long its body is.
+    pub(crate) fn content_length(&self) -> usize {
+        let length = self.header("content-length");
+        length.and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    /// What is shown by Basic authentication.
+    fn login(&self) -> Option<Login> {
+        let encoded = self.header("authorization")?.strip_prefix("Basic ")?;
+        let pair = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+        let (username, password) = pair.split_once(':')?;
+        Some(Login::new(username, password))
+    }
+
+    /// The value of a key of the form that is its body.
+    fn form(&self, key: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.body.as_bytes()).into_owned();
+        pairs
+            .find(|(candidate, _)| candidate == key)
+            .map(|(_, value)| value)
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(candidate, _)| candidate == name);
         found.map(|(_, value)| value.as_str())
@@ -149,7 +174,8 @@ pub(crate) fn error_document(code: &str, message: &str) -> Bytes {
 /// The right answer, by this behaviour.
 pub(crate) fn answer(state: &State, behaviour: &Behaviour, request: &Request) -> Answer {
     let route = Route::of(&request.path);
-    if request.method != Method::GET && request.method != Method::HEAD {
+    let is_form = request.method == Method::POST && route.object == Object::Token;
+    if request.method != Method::GET && request.method != Method::HEAD && !is_form {
         return Answer::error(405, "UNSUPPORTED", "this registry is read-only");
     }
     let known = |key: &String| route.query_keys().contains(&key.as_str());
@@ -170,7 +196,12 @@ pub(crate) fn answer(state: &State, behaviour: &Behaviour, request: &Request) ->
     if let Some(auth) = &behaviour.token
         && let Some(challenge) = challenge(state, auth, &route, request)
     {
-        return challenge;
+        return denied(behaviour, &challenge);
+    }
+    if let Some(logins) = &behaviour.basic
+        && !request.login().is_some_and(|login| logins.contains(&login))
+    {
+        return denied(behaviour, "Basic realm=\"fixture\"");
     }
     let library = state.library();
     match route.object {
@@ -331,21 +362,37 @@ fn tags(library: &Library, behaviour: &Behaviour, route: &Route<'_>, request: &R
     }
 }
 
-/// The 401 to a request that carries no valid token; none where it does.
+/// The answer to who has no access.
+fn denied(behaviour: &Behaviour, challenge: &str) -> Answer {
+    match behaviour.refuse_login {
+        Some(status) => Answer::error(status, "DENIED", "no access"),
+        None => Answer::error(401, "UNAUTHORIZED", "authentication required")
+            .with("WWW-Authenticate", challenge),
+    }
+}
+
+/// The challenge to a request that carries no valid token; none where it does.
 fn challenge(
     state: &State,
     auth: &TokenAuth,
     route: &Route<'_>,
     request: &Request,
-) -> Option<Answer> {
-    let scope = match route.object {
-        Object::Ping => String::new(),
-        _ => format!("repository:{}:pull", route.repository),
-    };
+) -> Option<String> {
+    let mut scopes = Vec::new();
+    if route.object != Object::Ping {
+        scopes.push(format!(
+            "repository:{}{}:pull",
+            auth.prefix, route.repository
+        ));
+        scopes.extend(auth.further_scope.clone());
+    }
     let token = request
         .header("authorization")
         .and_then(|value| value.strip_prefix("Bearer "));
-    if token.is_some_and(|token| state.token_grants(token, &scope)) {
+    if let Some(token) = token
+        && (auth.registry_tokens.iter().any(|taken| taken == token)
+            || state.token_grants(token, &scopes))
+    {
         return None;
     }
     let own_realm = || format!("{}/token", state.url());
@@ -359,16 +406,50 @@ fn challenge(
     if let Some(service) = &auth.service {
         challenge.push_str(&format!(",service=\"{service}\""));
     }
+    let scope = auth.placeholder.clone().unwrap_or_else(|| scopes.join(" "));
     if !scope.is_empty() {
         challenge.push_str(&format!(",scope=\"{scope}\""));
     }
-    let answer = Answer::error(401, "UNAUTHORIZED", "authentication required");
-    Some(answer.with("WWW-Authenticate", challenge))
+    if token.is_some() {
+        challenge.push_str(",error=\"invalid_token\"");
+    }
+    Some(challenge)
 }
 
 fn token(state: &State, behaviour: &Behaviour, request: &Request) -> Answer {
     let auth = behaviour.token.clone().unwrap_or_default();
-    let token = state.issue_token(&request.query("scope").unwrap_or_default());
+    let (refused, granted, scopes) = if request.method == Method::POST {
+        let granted = match request.form("grant_type").as_deref() {
+            Some("password") => {
+                let field = |name| request.form(name).unwrap_or_default();
+                let login = Login::new(&field("username"), &field("password"));
+                auth.logins.contains(&login)
+            }
+            Some("refresh_token") => request
+                .form("refresh_token")
+                .is_some_and(|token| auth.refresh_tokens.contains(&token)),
+            _ => false,
+        };
+        let scopes = request.form("scope").unwrap_or_default();
+        let scopes = scopes.split(' ').map(str::to_owned).collect();
+        (auth.refuse_post, granted, scopes)
+    } else {
+        let login = request.login();
+        let granted = auth.logins.is_empty() || login.is_some_and(|it| auth.logins.contains(&it));
+        let scopes = request.query_pairs().filter(|(key, _)| key == "scope");
+        (
+            auth.refuse_get,
+            granted,
+            scopes.map(|(_, scope)| scope).collect(),
+        )
+    };
+    if let Some(status) = refused {
+        return Answer::error(status, "UNSUPPORTED", "tokens are not given so");
+    }
+    if !granted {
+        return Answer::error(401, "UNAUTHORIZED", "who are you?");
+    }
+    let token = state.issue_token(scopes);
     let mut document = json!({ auth.field: token });
     if let Some(seconds) = auth.expires_in {
         document["expires_in"] = json!(seconds);

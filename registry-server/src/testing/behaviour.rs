@@ -30,6 +30,29 @@ pub struct Behaviour {
     pub redirect_blobs: Option<BlobRedirect>,
     /// Content needs a token.
     pub token: Option<TokenAuth>,
+    /// Content needs one of these, by Basic authentication.
+    pub basic: Option<Vec<Login>>,
+    /// What has no access is answered by this status, such as 403, in place of 401.
+    pub refuse_login: Option<u16>,
+}
+
+/// A user name and a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The user name.
+    pub username: String,
+    /// The password.
+    pub password: String,
+}
+
+impl Login {
+    /// A user name and a password.
+    pub fn new(username: &str, password: &str) -> Self {
+        Self {
+            username: username.to_owned(),
+            password: password.to_owned(),
+        }
+    }
 }
 
 /// Where and how blobs are redirected. Every fixture is its own storage, at `/storage/<digest>`,
@@ -59,7 +82,7 @@ impl Default for BlobRedirect {
     }
 }
 
-/// How tokens are asked for and given (distribution's token authentication), to anybody.
+/// How tokens are asked for and given (distribution's token authentication).
 #[derive(Clone, Debug)]
 pub struct TokenAuth {
     /// The realm; none: `/token` of this registry.
@@ -73,6 +96,22 @@ pub struct TokenAuth {
     pub field: &'static str,
     /// A challenge of another scheme stands before the one for a token, on the same line.
     pub basic_first: bool,
+    /// Who gets tokens; none: everybody.
+    pub logins: Vec<Login>,
+    /// Refresh tokens that tokens are given for, by POST.
+    pub refresh_tokens: Vec<String>,
+    /// Tokens that are taken although they were issued by nobody.
+    pub registry_tokens: Vec<String>,
+    /// A token that is asked for by GET is refused by this status, such as 405.
+    pub refuse_get: Option<u16>,
+    /// A token that is asked for by POST is refused by this status, such as 404.
+    pub refuse_post: Option<u16>,
+    /// What the registry knows its repositories behind, in scopes: `hub/`.
+    pub prefix: String,
+    /// A scope that is asked for besides: `aws`.
+    pub further_scope: Option<String>,
+    /// The scope that the challenge names in place of the one that is wanted.
+    pub placeholder: Option<String>,
 }
 
 impl Default for TokenAuth {
@@ -83,6 +122,14 @@ impl Default for TokenAuth {
             expires_in: Some(300),
             field: "token",
             basic_first: false,
+            logins: Vec::new(),
+            refresh_tokens: Vec::new(),
+            registry_tokens: Vec::new(),
+            refuse_get: None,
+            refuse_post: None,
+            prefix: String::new(),
+            further_scope: None,
+            placeholder: None,
         }
     }
 }

@@ -51,7 +51,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use behaviour::{Behaviour, BlobRedirect, TokenAuth};
+pub use behaviour::{Behaviour, BlobRedirect, Login, TokenAuth};
 pub use fault::{Fault, Gate, Match, Times};
 pub use image::{FixtureImage, ImageFormat, ImageSpec};
 pub use outgoing::{Outgoing, OutgoingLog};
@@ -109,7 +109,7 @@ impl FixtureRegistry {
     ///
     /// As [`Self::start`].
     pub async fn start_on(address: SocketAddr) -> Self {
-        Self::start_over(address, Arc::default(), None).await
+        Self::start_over(address, Arc::default(), Arc::default(), None).await
     }
 
     /// Starts an empty registry that speaks HTTPS only, for `127.0.0.1` and `localhost`, with a
@@ -121,6 +121,7 @@ impl FixtureRegistry {
     pub async fn start_https() -> Self {
         Self::start_over(
             ANY_PORT.into(),
+            Arc::default(),
             Arc::default(),
             Some(FixtureTls::generate()),
         )
@@ -135,8 +136,22 @@ impl FixtureRegistry {
     ///
     /// As [`Self::start`].
     pub async fn start_storage(&self) -> Self {
-        let tls = self.state.tls.clone();
-        Self::start_over(ANY_PORT.into(), Arc::clone(&self.state.library), tls).await
+        self.start_beside(Arc::default()).await
+    }
+
+    /// Starts another registry, as [`Self::start_storage`] does, whose tokens are taken here: for
+    /// [`TokenAuth::realm`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub async fn start_token_server(&self) -> Self {
+        self.start_beside(Arc::clone(&self.state.tokens)).await
+    }
+
+    async fn start_beside(&self, tokens: Arc<Mutex<Vec<Issued>>>) -> Self {
+        let (library, tls) = (Arc::clone(&self.state.library), self.state.tls.clone());
+        Self::start_over(ANY_PORT.into(), library, tokens, tls).await
     }
 
     /// [`Self::start_https`], with what several servers show in common.
@@ -145,18 +160,25 @@ impl FixtureRegistry {
     ///
     /// As [`Self::start`].
     pub async fn start_https_with(tls: &FixtureTls) -> Self {
-        Self::start_over(ANY_PORT.into(), Arc::default(), Some(tls.clone())).await
+        Self::start_over(
+            ANY_PORT.into(),
+            Arc::default(),
+            Arc::default(),
+            Some(tls.clone()),
+        )
+        .await
     }
 
     async fn start_over(
         address: SocketAddr,
         library: Arc<Mutex<Library>>,
+        tokens: Arc<Mutex<Vec<Issued>>>,
         tls: Option<FixtureTls>,
     ) -> Self {
         let listener = listen(address).await;
         let address = listener.local_addr().expect("a listener has an address");
         let registry = Self {
-            state: Arc::new(State::new(address, library, tls)),
+            state: Arc::new(State::new(address, library, tokens, tls)),
             running: Mutex::new(None),
         };
         registry.serve(listener);
@@ -448,20 +470,25 @@ struct State {
     library: Arc<Mutex<Library>>,
     behaviour: Mutex<Behaviour>,
     faults: Mutex<FaultQueue>,
-    tokens: Mutex<Vec<String>>,
+    tokens: Arc<Mutex<Vec<Issued>>>,
     requests: Mutex<Vec<Recorded>>,
     stats: watch::Sender<Stats>,
 }
 
 impl State {
-    fn new(address: SocketAddr, library: Arc<Mutex<Library>>, tls: Option<FixtureTls>) -> Self {
+    fn new(
+        address: SocketAddr,
+        library: Arc<Mutex<Library>>,
+        tokens: Arc<Mutex<Vec<Issued>>>,
+        tls: Option<FixtureTls>,
+    ) -> Self {
         Self {
             address,
             tls,
             library,
             behaviour: Mutex::default(),
             faults: Mutex::default(),
-            tokens: Mutex::default(),
+            tokens,
             requests: Mutex::default(),
             stats: watch::Sender::default(),
         }
@@ -502,6 +529,7 @@ impl State {
             path: request.path.clone(),
             query: request.raw_query.clone(),
             headers: request.headers.clone(),
+            body: request.body.clone(),
             client_certificate,
             status: None,
         });
@@ -525,17 +553,31 @@ impl State {
         });
     }
 
-    /// A token for a scope. It tells its scope: what matters is whether it was issued.
-    fn issue_token(&self, scope: &str) -> String {
+    /// A token for these scopes.
+    fn issue_token(&self, scopes: Vec<String>) -> String {
         let mut tokens = lock(&self.tokens);
-        let token = format!("fixture-{}-{scope}", tokens.len());
-        tokens.push(token.clone());
+        let port = self.address.port();
+        let token = format!("fixture-token-{port}-{}", tokens.len());
+        tokens.push(Issued {
+            token: token.clone(),
+            scopes,
+        });
         token
     }
 
-    fn token_grants(&self, token: &str, scope: &str) -> bool {
-        token.ends_with(scope) && lock(&self.tokens).iter().any(|issued| issued == token)
+    /// Whether a token was issued for all of these scopes.
+    fn token_grants(&self, token: &str, scopes: &[String]) -> bool {
+        let grants = |issued: &Issued| {
+            issued.token == token && scopes.iter().all(|scope| issued.scopes.contains(scope))
+        };
+        lock(&self.tokens).iter().any(grants)
     }
+}
+
+/// A token that was issued.
+struct Issued {
+    token: String,
+    scopes: Vec<String>,
 }
 
 impl std::fmt::Debug for State {

@@ -19,8 +19,8 @@ use super::content::{Generated, Source};
 use super::fault::{Fault, Gate};
 use super::tls::Socket;
 
-/// Largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Largest request, in bytes.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 100;
 /// Bytes written at a time.
@@ -62,11 +62,20 @@ async fn read_request(stream: &mut Socket, buffer: &mut Vec<u8>) -> io::Result<O
         let mut head = httparse::Request::new(&mut headers);
         match head.parse(buffer) {
             Ok(httparse::Status::Complete(length)) => {
-                let request = to_request(&head);
-                buffer.drain(..length);
-                return Ok(request);
+                let Some(mut request) = to_request(&head) else {
+                    return Ok(None);
+                };
+                let end = length.saturating_add(request.content_length());
+                if buffer.len() >= end {
+                    request.body = String::from_utf8_lossy(&buffer[length..end]).into_owned();
+                    buffer.drain(..end);
+                    return Ok(Some(request));
+                }
+                if end > REQUEST_BYTES_MAX {
+                    return Ok(None);
+                }
             }
-            Ok(httparse::Status::Partial) if buffer.len() < HEAD_BYTES_MAX => {}
+            Ok(httparse::Status::Partial) if buffer.len() < REQUEST_BYTES_MAX => {}
             Ok(httparse::Status::Partial) | Err(_) => return Ok(None),
         }
         if stream.read_buf(buffer).await? == 0 {
@@ -94,6 +103,7 @@ fn to_request(head: &httparse::Request<'_, '_>) -> Option<Request> {
         path: path.to_owned(),
         raw_query: query,
         headers: headers.collect(),
+        body: String::new(),
     })
 }
 

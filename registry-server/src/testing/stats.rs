@@ -43,6 +43,8 @@ pub struct Recorded {
     pub query: Option<String>,
     /// Its headers, with names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Its body, where it has one.
+    pub body: String,
     /// Whether the client has shown the certificate that it may show over HTTPS.
     pub client_certificate: bool,
     /// The status it was answered with; none yet, or never.

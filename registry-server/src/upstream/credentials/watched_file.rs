@@ -55,7 +55,7 @@ struct Content {
     bytes: Zeroizing<Vec<u8>>,
 }
 
-impl<T> WatchedFile<T> {
+impl<T: Send + Sync> WatchedFile<T> {
     /// Reads a file for the first time.
     ///
     /// # Errors
@@ -182,7 +182,7 @@ mod tests {
     }
 
     /// Lets the next look be due. The clock runs, as files are read on other threads.
-    async fn due<T>(file: &WatchedFile<T>) {
+    async fn due(file: &WatchedFile<String>) {
         let mut state = file.state.lock().await;
         state.looked = state.looked.checked_sub(LOOK_INTERVAL).unwrap();
     }
