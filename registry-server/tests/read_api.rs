@@ -1083,10 +1083,9 @@ async fn a_client_that_leaves_half_way_harms_nobody() {
 
 #[tokio::test]
 async fn a_handler_that_panics_is_an_answer_and_the_mirror_goes_on() {
-    let mirror = Mirror::start().await;
-    mirror.quay.once(Call::Tags, Act::Panic);
+    let (mirror, target) = holding(&sample(1_000, 20), Blobs::Panicking).await;
     let mut client = mirror.connect().await;
-    let answer = client.get("/v2/org/app/tags/list?ns=quay.io", &[]).await;
+    let answer = client.get(&target, &[]).await;
     assert_eq!((answer.status, &*answer.code()), (500, "UNKNOWN"));
     assert!(answer.message().contains("pull from the registry itself"));
     assert!(client.rest().await.is_empty());

@@ -1,5 +1,6 @@
 //! Why the cache has no answer.
 
+use super::status::StaleReason;
 use crate::{DigestMismatch, StoreError, UpstreamError};
 
 /// Why the cache has no answer, or why a body broke off. Cloning shares the sources: everyone who
@@ -13,6 +14,13 @@ pub enum CacheError {
     /// The upstream has no such content, or not in this repository (I5).
     #[error("not found at the upstream")]
     NotFound,
+    /// The upstream had no such content when it was last asked, and cannot be asked now: of what is
+    /// attached to images (signatures, attestations, referrers), that is an answer.
+    #[error("not found when the upstream was last asked, which it cannot be now")]
+    NotFoundStale {
+        /// Why it cannot be asked.
+        reason: StaleReason,
+    },
     /// The range asked for lies outside the content (416).
     #[error("the range lies outside the content, which has {size} bytes")]
     RangeNotSatisfiable {
@@ -51,5 +59,25 @@ impl CacheError {
     /// Whether the bytes that came are known to be wrong, not only too few.
     pub(crate) fn is_mismatch(&self) -> bool {
         matches!(self, Self::Mismatch(_) | Self::Length { .. })
+    }
+
+    /// Why something that is held may be served in place of this error; none where it may not.
+    pub(crate) fn stale_reason(&self) -> Option<StaleReason> {
+        match self {
+            Self::Upstream(error) if error.allows_stale() => Some(StaleReason::of(error)),
+            Self::Closed | Self::Lost | Self::Overloaded => Some(StaleReason::Unavailable),
+            _ => None,
+        }
+    }
+
+    /// What this error means where the upstream last said that there is no such content: nothing
+    /// else, if it cannot be asked.
+    pub(crate) fn or_absent(self) -> Self {
+        match &self {
+            Self::Upstream(error) if error.is_retryable() => Self::NotFoundStale {
+                reason: StaleReason::of(error),
+            },
+            _ => self,
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Listings: tags are the upstream's, and ours where it cannot answer; repositories are ours.
 
-use tokio::time::timeout;
+use std::sync::Arc;
+use std::time::Duration;
 
+use super::flight::Patience;
 use super::status::{BypassReason, CacheStatus, Served, StaleReason};
 use super::{CacheError, Inner, RegistryCache};
 use crate::{Caller, FetchedTags, Origin, StoreOperation, Tag, TagPage, UpstreamError, UpstreamId};
@@ -14,7 +16,8 @@ impl RegistryCache {
     ///
     /// [`CacheError::NotFound`] where the upstream has no such repository, and no tag of it is
     /// recorded; [`CacheError::Upstream`] where it cannot tell, and none is;
-    /// [`CacheError::UnknownUpstream`].
+    /// [`CacheError::UnknownUpstream`]; [`CacheError::Overloaded`]; [`CacheError::Lost`];
+    /// [`CacheError::Closed`].
     pub async fn tags(
         &self,
         origin: &Origin,
@@ -22,42 +25,34 @@ impl RegistryCache {
         caller: &Caller,
     ) -> Result<Served<FetchedTags>, CacheError> {
         let cache = &self.inner;
-        let entry = cache.entry(origin)?;
+        let policy = &cache.entry(origin)?.policy;
         let page = TagPage {
             limit: page.limit.min(cache.limits.page_entries_max),
             ..page
         };
         let recorded = cache.recorded_tags(origin, page).await;
-        let budget = if recorded.is_some() {
-            entry.policy.tag_budget
-        } else {
-            cache.limits.upstream_wait_max
-        };
-        let fetched = timeout(
-            budget,
-            entry.upstream.tags(origin.repository(), page, caller),
-        );
-        let (reason, error) = match fetched.await {
-            Ok(Ok(Some(tags))) => {
-                return Ok(Served::new(
-                    tags,
-                    CacheStatus::Bypass(BypassReason::Listing),
-                ));
+        let budget = policy.tag_budget;
+        let said = cache.fetch_tags(origin, page, caller, budget, recorded.is_some());
+        let error = match said.await {
+            Some(Ok(Some(tags))) => {
+                let status = CacheStatus::Bypass(BypassReason::Listing);
+                return Ok(Served::new(tags, status));
             }
-            Ok(Ok(None)) if entry.policy.forward_not_found => return Err(CacheError::NotFound),
-            Ok(Ok(None)) => (StaleReason::Gone, CacheError::NotFound),
-            Ok(Err(error)) if !error.allows_stale() => return Err(error.into()),
-            Ok(Err(error)) => (StaleReason::of(&error), error.into()),
-            Err(_) => {
-                let error = UpstreamError::Timeout {
-                    what: "list its tags",
-                };
-                (StaleReason::Timeout, error.into())
+            Some(Ok(None)) => CacheError::NotFound,
+            Some(Err(error)) => error,
+            None => UpstreamError::Timeout {
+                what: "list its tags",
             }
+            .into(),
         };
-        match recorded {
-            Some(tags) => Ok(Served::new(tags, CacheStatus::Stale(reason))),
-            None => Err(error),
+        let reason = match &error {
+            CacheError::NotFound if policy.forward_not_found => None,
+            CacheError::NotFound => Some(StaleReason::Gone),
+            error => error.stale_reason(),
+        };
+        match (recorded, reason) {
+            (Some(tags), Some(reason)) => Ok(Served::new(tags, CacheStatus::Stale(reason))),
+            _ => Err(error),
         }
     }
 
@@ -79,7 +74,48 @@ impl RegistryCache {
     }
 }
 
+/// Whose tags, past which, how many, and who asks.
+pub(super) type TagsKey = (Origin, Option<String>, usize, Caller);
+
 impl Inner {
+    /// Asks the upstream for a page of tags: one flight for all who ask for the same. `None` where
+    /// it does not answer in time for who has something recorded.
+    ///
+    /// A long list takes its time, so that one is late says nothing of the upstream.
+    async fn fetch_tags(
+        self: &Arc<Self>,
+        origin: &Origin,
+        page: TagPage<'_>,
+        caller: &Caller,
+        budget: Duration,
+        is_recorded: bool,
+    ) -> Option<Result<Option<FetchedTags>, CacheError>> {
+        if is_recorded && self.outages.is_silent(origin.upstream()) {
+            return None;
+        }
+        let after = page.after.map(ToOwned::to_owned);
+        let key = (origin.clone(), after, page.limit, caller.clone());
+        let work = || {
+            let (cache, key) = (Arc::clone(self), key.clone());
+            async move {
+                let (origin, after, limit, caller) = key;
+                let page = TagPage {
+                    after: after.as_deref(),
+                    limit,
+                };
+                let upstream = &cache.entry(&origin)?.upstream;
+                let tags = upstream.tags(origin.repository(), page, &caller);
+                cache.in_time(tags).await
+            }
+        };
+        let patience = Patience::Budget(budget);
+        match self.listing.board(&self.tasks, key.clone(), patience, work) {
+            Ok(flight) if is_recorded => flight.in_time().await,
+            Ok(flight) => Some(flight.landed().await),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
     /// The tags recorded of a repository; `None` where there is none at all.
     async fn recorded_tags(&self, origin: &Origin, page: TagPage<'_>) -> Option<FetchedTags> {
         // One more than asked for tells whether there are more.

@@ -1,8 +1,9 @@
 //! The caching itself: what a server calls, and all that it calls.
 //!
-//! - `manifests`, `blobs`, `listing`: the ways of a request through the cache.
+//! - `tags`, `manifests`, `blobs`, `listing`: the ways of a request through the cache.
 //! - `freshness`, `negative`: what may be answered from memory; pure.
-//! - `flight`: one answer for all who ask the same at the same time.
+//! - `flight`, `outage`: one answer for all who ask the same at the same time, and what to make of
+//!   an upstream that gives none.
 //! - `fill`, `follow`: one download of a missing blob, and the bodies that are read from it.
 //! - `health`, `tasks`: the store's failures, and the tasks that outlive requests.
 
@@ -16,26 +17,30 @@ mod health;
 mod listing;
 mod manifests;
 mod negative;
+mod outage;
 mod status;
+mod tags;
 mod tasks;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::{
-    Caller, Clock, Digest, Limits, Link, LinkTarget, Manifest, Origin, RangeRequest, StoreError,
-    StoreOperation, Stores, SystemClock, Tag, Timestamp, UpstreamBlob, UpstreamEntry,
+    Caller, Clock, Digest, FetchedTags, Limits, Link, LinkTarget, Manifest, Origin, RangeRequest,
+    StoreError, StoreOperation, Stores, SystemClock, Tag, Timestamp, UpstreamBlob, UpstreamEntry,
     UpstreamError, Upstreams,
 };
 use fill::Fills;
 use flight::Flights;
 use health::StoreHealth;
+use listing::TagsKey;
 use manifests::Resolved;
-use negative::{Absent, NegativeCache};
+use negative::{Absent, NegativeCache, Place, What};
+use outage::Outages;
 use tasks::Tasks;
 
 pub use error::CacheError;
@@ -63,8 +68,11 @@ struct Inner {
     tasks: Tasks,
     health: StoreHealth,
     negative: Mutex<NegativeCache>,
+    outages: Arc<Outages>,
     /// Tags that are being revalidated.
     resolving: Flights<(Origin, Tag, Caller), Option<Resolved>>,
+    /// Pages of tags that are being asked for.
+    listing: Flights<TagsKey, Option<FetchedTags>>,
     /// Manifests that are being fetched by digest.
     fetching: Flights<(Origin, Digest, Caller), Option<Fetched>>,
     /// Content whose presence at an origin is being confirmed (I5).
@@ -100,8 +108,14 @@ impl RegistryCache {
             clock,
             tasks: Tasks::default(),
             health: StoreHealth::default(),
-            negative: Mutex::new(NegativeCache::new(limits.negative_entries_max)),
+            negative: Mutex::new(NegativeCache::new(
+                limits.negative_entries_max,
+                limits.negative_ttl,
+                limits.negative_attached_ttl,
+            )),
+            outages: Arc::default(),
             resolving: Flights::new(limits.flights_max),
+            listing: Flights::new(limits.flights_max),
             fetching: Flights::new(limits.flights_max),
             confirming: Flights::new(limits.flights_max),
             fills: Fills::default(),
@@ -169,20 +183,38 @@ impl Inner {
         self.clock.now()
     }
 
-    /// Whether an upstream's "not found" is remembered.
+    /// Whether an upstream's "not found" is believed still.
     fn is_absent(&self, absent: &Absent) -> bool {
-        let negative = self.negative.lock().unwrap_or_else(PoisonError::into_inner);
-        negative.holds(absent, self.now())
+        self.negative().holds(absent, self.now())
+    }
+
+    /// Whether it is what the upstream last said of attached content, however long ago.
+    fn recalls_absent(&self, absent: &Absent) -> bool {
+        self.negative().recalls(absent)
     }
 
     fn remember_absent(&self, absent: Absent) {
-        let ttl = if absent.is_attached() {
-            self.limits.negative_attached_ttl
-        } else {
-            self.limits.negative_ttl
-        };
-        let mut negative = self.negative.lock().unwrap_or_else(PoisonError::into_inner);
-        negative.remember(absent, ttl, self.clock.now());
+        self.negative().remember(absent, self.clock.now());
+    }
+
+    /// It was found to be there.
+    fn forget(&self, absent: &Absent) {
+        self.negative().forget(&absent.place);
+    }
+
+    /// All that is linked in an origin may be there.
+    fn forget_absent(&self, origin: &Origin, links: &[Link]) {
+        let mut negative = self.negative();
+        for link in links {
+            negative.forget(&Place {
+                origin: origin.clone(),
+                what: What::Content(link.target),
+            });
+        }
+    }
+
+    fn negative(&self) -> MutexGuard<'_, NegativeCache> {
+        self.negative.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The link that grants access, or `None`; a store that cannot tell grants none.
@@ -266,7 +298,7 @@ impl Inner {
         absent: Absent,
         target: LinkTarget,
     ) -> Result<Option<Link>, CacheError> {
-        let (origin, caller) = (&absent.origin, &absent.caller);
+        let (origin, caller) = (&absent.place.origin, &absent.caller);
         let upstream = &self.entry(origin)?.upstream;
         let repository = origin.repository();
         let link = match target {

@@ -7,4 +7,5 @@ mod blobs;
 mod failing_store;
 mod manifests;
 mod moments;
+mod outages;
 mod support;

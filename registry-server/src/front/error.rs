@@ -10,8 +10,9 @@ mod fault;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::header::{ALLOW, CONTENT_RANGE, HeaderName, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_RANGE, HeaderName, RETRY_AFTER, WARNING};
 use http::{HeaderValue, StatusCode};
+use registry_core::cache::StaleReason;
 use serde::Serialize;
 
 use super::limits::FrontLimits;
@@ -71,6 +72,11 @@ pub(crate) enum Hint {
         /// In bytes.
         bytes: u64,
     },
+    /// `Warning`: it is what the upstream said when it was last asked.
+    LastSaid {
+        /// Why it is not asked now.
+        reason: StaleReason,
+    },
 }
 
 impl Hint {
@@ -87,6 +93,12 @@ impl Hint {
             Self::Size { bytes } => {
                 let range = HeaderValue::try_from(format!("bytes */{bytes}"));
                 (CONTENT_RANGE, range.expect("digits are a header value"))
+            }
+            Self::LastSaid { reason } => {
+                let reason = reason.as_str();
+                let text = format!("299 - \"as the upstream last said, not confirmed: {reason}\"");
+                let warning = HeaderValue::try_from(text);
+                (WARNING, warning.expect("plain words are a header value"))
             }
         }
     }

@@ -68,6 +68,8 @@ pub(crate) enum Blobs {
     Files,
     /// Files that were cut to so many bytes under the store's feet.
     CutFiles(u64),
+    /// A store that panics when it opens one.
+    Panicking,
 }
 
 impl Mirror {
@@ -95,9 +97,11 @@ impl Mirror {
             Blobs::Memory => None,
             Blobs::Files => Some(u64::MAX),
             Blobs::CutFiles(len) => Some(len),
+            Blobs::Panicking => Some(u64::MAX),
         };
         if let Some(len) = cut {
-            stores.blobs = Arc::new(FileBacked(memory, len));
+            let panics = matches!(setup.blobs, Blobs::Panicking);
+            stores.blobs = Arc::new(FileBacked(memory, len, panics));
         }
         let clock = Arc::new(registry_core::SystemClock);
         let cache = RegistryCache::with(stores, upstreams, setup.cache_limits, clock);
@@ -326,7 +330,7 @@ pub(crate) fn add_image(
 }
 
 /// Gives blobs as open files, as a store on disk does.
-struct FileBacked(MemoryStore, u64);
+struct FileBacked(MemoryStore, u64, bool);
 
 impl BlobStore for FileBacked {
     fn stat(&self, digest: Digest) -> BoxFuture<'_, Result<Option<BlobStat>, StoreError>> {
@@ -339,6 +343,7 @@ impl BlobStore for FileBacked {
         range: Option<RangeRequest>,
     ) -> BoxFuture<'_, Result<Option<BlobBody>, StoreError>> {
         Box::pin(async move {
+            assert!(!self.2, "scripted");
             let Some(whole) = BlobStore::open(&self.0, digest, None).await? else {
                 return Ok(None);
             };

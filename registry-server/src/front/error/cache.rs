@@ -48,6 +48,14 @@ impl ApiError {
                 "not-found",
                 target.missing(),
             ),
+            CacheError::NotFoundStale { reason } => Self::new(
+                StatusCode::NOT_FOUND,
+                target.unknown(),
+                "not-found-stale",
+                "the upstream had none of this when it was last asked, and cannot be asked now: \
+                 where it is new, come back later",
+            )
+            .with(Hint::LastSaid { reason: *reason }),
             CacheError::RangeNotSatisfiable { size } => Self::range(*size),
             CacheError::Upstream(error) => Self::of_upstream(error, target, limits),
             CacheError::Mismatch(_) => wrong_content("content-mismatch"),
@@ -169,6 +177,7 @@ fn busy(code: Code, reason: &'static str, what: &'static str, limits: &FrontLimi
 mod tests {
     use std::time::Duration;
 
+    use registry_core::cache::StaleReason;
     use registry_core::{StoreError, StoreOperation};
 
     use super::*;
@@ -214,6 +223,15 @@ mod tests {
                 Target::Tags,
                 S::NOT_FOUND,
                 Code::NameUnknown,
+                None,
+            ),
+            (
+                CacheError::NotFoundStale {
+                    reason: StaleReason::Timeout,
+                },
+                Target::Manifest,
+                S::NOT_FOUND,
+                Code::ManifestUnknown,
                 None,
             ),
             (

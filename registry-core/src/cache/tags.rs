@@ -1,0 +1,232 @@
+//! The way of a tag through the cache: fresh, revalidated, or stale where the upstream cannot tell.
+//!
+//! Whoever has something to answer with waits for the upstream no longer than the budget of the
+//! flight that asks it; and not at all where the upstream is known to be silent (`outage`).
+
+use std::sync::Arc;
+
+use super::flight::Patience;
+use super::freshness::{Freshness, assess};
+use super::manifests::Resolved;
+use super::negative::Absent;
+use super::status::{BypassReason, CacheStatus, Served, StaleReason};
+use super::{CacheError, Inner};
+use crate::{
+    Caller, Digest, Manifest, Origin, Resolution, StoreOperation, Tag, TagRecord, UpstreamError,
+    UpstreamPolicy,
+};
+
+/// What there is to answer with where the upstream cannot tell.
+enum Standby {
+    /// What the tag named when the upstream was last asked.
+    Held(Held),
+    /// That it named nothing then: an image has no signature.
+    Absence,
+    Nothing,
+}
+
+/// A tag that can be served without the upstream.
+struct Held {
+    record: TagRecord,
+    manifest: Manifest,
+}
+
+impl Held {
+    fn serve(self, status: CacheStatus, cache: &Inner) -> Served<Manifest> {
+        let age = cache.now().since(self.record.validated_at);
+        Served {
+            value: self.manifest,
+            status,
+            age: Some(age),
+        }
+    }
+}
+
+impl Standby {
+    /// Chooses between what there is and what the upstream said; `None` if it said nothing in time.
+    fn or(
+        self,
+        said: Option<Result<Option<Resolved>, CacheError>>,
+        policy: &UpstreamPolicy,
+        cache: &Inner,
+    ) -> Result<Served<Manifest>, CacheError> {
+        let said = match said {
+            Some(Ok(Some(Resolved { manifest, status }))) => {
+                return Ok(Served::new(manifest, status));
+            }
+            Some(Ok(None)) => Ok(()),
+            Some(Err(error)) => Err(error),
+            None => Err(UpstreamError::Timeout { what: "answer" }.into()),
+        };
+        match (self, said) {
+            (Self::Held(held), Ok(())) if !policy.forward_not_found => {
+                Ok(held.serve(CacheStatus::Stale(StaleReason::Gone), cache))
+            }
+            (_, Ok(())) => Err(CacheError::NotFound),
+            (Self::Held(held), Err(error)) => match error.stale_reason() {
+                Some(reason) => Ok(held.serve(CacheStatus::Stale(reason), cache)),
+                None => Err(error),
+            },
+            (Self::Absence, Err(error)) => Err(error.or_absent()),
+            (Self::Nothing, Err(error)) => Err(error),
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn manifest_by_tag(
+        self: &Arc<Self>,
+        origin: &Origin,
+        tag: &Tag,
+        caller: &Caller,
+    ) -> Result<Served<Manifest>, CacheError> {
+        let policy = &self.entry(origin)?.policy;
+        let absent = Absent::tag(origin, tag, caller);
+        let standby = match self.held(origin, tag).await {
+            Some(held) => {
+                let assessed = assess(held.record.validated_at, policy.tag_ttl, self.now());
+                if assessed == Freshness::Fresh {
+                    return Ok(held.serve(CacheStatus::Hit, self));
+                }
+                Standby::Held(held)
+            }
+            None if self.recalls_absent(&absent) => Standby::Absence,
+            None => Standby::Nothing,
+        };
+        let said = self.resolve(origin, tag, &absent, &standby, policy).await;
+        standby.or(said, policy, self)
+    }
+
+    async fn held(&self, origin: &Origin, tag: &Tag) -> Option<Held> {
+        let record = self.stores.tags.tag(origin, tag);
+        let record = self.store(StoreOperation::Index, record).await.ok()??;
+        let manifest = self.stored_manifest(record.digest).await?;
+        Some(Held { record, manifest })
+    }
+
+    /// Asks the upstream what a tag names, and records it: one flight for all who ask. `None` where
+    /// it does not say so in time for who has something to answer with.
+    async fn resolve(
+        self: &Arc<Self>,
+        origin: &Origin,
+        tag: &Tag,
+        absent: &Absent,
+        standby: &Standby,
+        policy: &UpstreamPolicy,
+    ) -> Option<Result<Option<Resolved>, CacheError>> {
+        if self.is_absent(absent) {
+            return Some(Ok(None));
+        }
+        let can_wait = matches!(standby, Standby::Nothing);
+        if !can_wait && self.outages.is_silent(origin.upstream()) {
+            return None;
+        }
+        let prior = match standby {
+            Standby::Held(held) => Some(held.record.clone()),
+            Standby::Absence | Standby::Nothing => None,
+        };
+        let key = (origin.clone(), tag.clone(), absent.caller.clone());
+        let work = || {
+            let (cache, key) = (Arc::clone(self), key.clone());
+            async move {
+                let (origin, tag, caller) = key;
+                cache.revalidate(&origin, &tag, prior, &caller).await
+            }
+        };
+        let patience = Patience::Telling {
+            budget: policy.tag_budget,
+            outages: &self.outages,
+            upstream: origin.upstream(),
+        };
+        let flight = self
+            .resolving
+            .board(&self.tasks, key.clone(), patience, work);
+        match flight {
+            Ok(flight) if can_wait => Some(flight.landed().await),
+            Ok(flight) => flight.in_time().await,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    async fn revalidate(
+        self: &Arc<Self>,
+        origin: &Origin,
+        tag: &Tag,
+        prior: Option<TagRecord>,
+        caller: &Caller,
+    ) -> Result<Option<Resolved>, CacheError> {
+        let upstream = &self.entry(origin)?.upstream;
+        let known = prior.as_ref().map(|record| record.digest);
+        let resolution = upstream.resolve(origin.repository(), tag, known, caller);
+        let (digest, fetched) = match (self.in_time(resolution).await?, known) {
+            (Resolution::Unchanged, Some(known)) => (known, None),
+            (Resolution::Names(descriptor), _) => {
+                self.refuse_oversized(descriptor.size)?;
+                (descriptor.digest, None)
+            }
+            (Resolution::Fetched(manifest), _) => {
+                self.refuse_oversized(manifest.descriptor().size)?;
+                let digest = manifest.digest();
+                (digest, Some(self.keep_manifest(origin, manifest).await))
+            }
+            (Resolution::Absent, _) => {
+                self.remember_absent(Absent::tag(origin, tag, caller));
+                return Ok(None);
+            }
+            (Resolution::Unchanged, None) => {
+                let what = "it says unchanged of a tag that it was never asked about".to_owned();
+                return Err(UpstreamError::Protocol { what }.into());
+            }
+        };
+        self.forget(&Absent::tag(origin, tag, caller));
+        let resolved = match fetched {
+            Some(fetched) => Resolved::fetched(fetched),
+            None => self.manifest_named(origin, digest, caller).await?,
+        };
+        if resolved.status != CacheStatus::Bypass(BypassReason::StoreFailing) {
+            self.record(origin, tag, digest, prior).await;
+        }
+        Ok(Some(resolved))
+    }
+
+    /// The manifest that a tag was just said to name: the upstream has it in this origin (I5).
+    async fn manifest_named(
+        self: &Arc<Self>,
+        origin: &Origin,
+        digest: Digest,
+        caller: &Caller,
+    ) -> Result<Resolved, CacheError> {
+        if let Some(manifest) = self.stored_manifest(digest).await {
+            self.grant_manifest(origin, &manifest).await;
+            return Ok(Resolved {
+                manifest,
+                status: CacheStatus::Revalidated,
+            });
+        }
+        match self.fetch_manifest(origin, digest, caller).await? {
+            Some(fetched) => Ok(Resolved::fetched(fetched)),
+            None => {
+                let what = format!("it says that a tag names {digest}, and has no such manifest");
+                Err(UpstreamError::Protocol { what }.into())
+            }
+        }
+    }
+
+    /// Records what a tag names. The manifest is stored already, so the record promises nothing
+    /// that is not there.
+    async fn record(&self, origin: &Origin, tag: &Tag, digest: Digest, prior: Option<TagRecord>) {
+        let now = self.now();
+        let fetched_at = match prior {
+            Some(prior) if prior.digest == digest => prior.fetched_at,
+            _ => now,
+        };
+        let record = TagRecord {
+            digest,
+            fetched_at,
+            validated_at: now,
+        };
+        // A tag that was not recorded is revalidated again: nobody has to know.
+        let put = self.stores.tags.put_tag(origin, tag, record);
+        let _ = self.store(StoreOperation::Index, put).await;
+    }
+}
