@@ -3,8 +3,8 @@
 //! - **Names**, parsed once at the edge: [`Digest`], [`Repository`], [`Tag`], [`Reference`],
 //!   [`UpstreamId`], [`Origin`], [`MediaType`], [`Descriptor`], [`RangeRequest`]. No unparsed form
 //!   exists further in.
-//! - **Contracts**: the stores ([`BlobStore`], [`ManifestStore`], [`TagStore`], [`LinkStore`]) and
-//!   the [`Upstream`] they are filled from. [`MemoryStore`] is their executable specification, and
+//! - **Contracts**: the stores ([`BlobStore`], [`ManifestStore`], [`TagStore`], [`LinkStore`],
+//!   [`ReferrersStore`]) and the [`Upstream`] they are filled from. [`MemoryStore`] is their executable specification, and
 //!   `testing::conformance` (feature `testing`) the suite that every implementation runs.
 //! - **The caching itself**: [`RegistryCache`], all that a server calls.
 //!
@@ -20,6 +20,7 @@ mod media_type;
 mod memory;
 mod name;
 mod range;
+mod referrers;
 mod store;
 mod upstream;
 mod verify;
@@ -39,9 +40,11 @@ pub use media_type::{MediaType, MediaTypeError};
 pub use memory::MemoryStore;
 pub use name::{NameError, Origin, Reference, Repository, Tag, UpstreamId};
 pub use range::{ByteRange, RangeRequest};
+pub use referrers::{ListedReferrers, NotAnIndex, Referrer, Referrers, ReferrersPage};
 pub use store::{
     BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, Link, LinkStore, LinkTarget,
-    ManifestStore, SpoolReader, StoreError, StoreOperation, Stores, TagRecord, TagStore,
+    ManifestStore, ReferrersRecord, ReferrersStore, SpoolReader, StoreError, StoreOperation,
+    Stores, TagRecord, TagStore,
 };
 pub use upstream::{
     FetchedTags, Resolution, TagPage, Upstream, UpstreamBlob, UpstreamEntry, UpstreamError,

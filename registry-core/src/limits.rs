@@ -42,8 +42,11 @@ pub struct Limits {
     pub negative_attached_ttl: Duration,
     /// How many of them are remembered.
     pub negative_entries_max: usize,
-    /// Tags or repositories in one page of a listing.
+    /// Tags, repositories or referrers in one page of a listing.
     pub page_entries_max: usize,
+    /// Bytes of descriptors in one page of referrers. Clients read it as a manifest, and refuse
+    /// more than 4 MiB.
+    pub referrers_page_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -66,6 +69,7 @@ impl Default for Limits {
             negative_attached_ttl: Duration::from_secs(1),
             negative_entries_max: 16_384,
             page_entries_max: 1_000,
+            referrers_page_bytes_max: 2 << 20,
         }
     }
 }

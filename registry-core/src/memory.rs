@@ -17,15 +17,15 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 
 use crate::{
     BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Digest, Link, LinkStore,
-    LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, StoreError, Tag, TagRecord,
-    TagStore, UpstreamId,
+    LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, ReferrersRecord, ReferrersStore,
+    StoreError, Tag, TagRecord, TagStore, UpstreamId,
 };
 use sink::{MemorySink, Unfinished};
 
 /// Bytes in one item of a blob's stream.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// All four stores in memory. Cloning shares the content; it is gone with the last clone.
+/// All five stores in memory. Cloning shares the content; it is gone with the last clone.
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     content: Shared,
@@ -42,6 +42,7 @@ struct Content {
     tags: BTreeMap<Origin, BTreeMap<Tag, TagRecord>>,
     /// No origin has an empty map: one without links is not listed.
     links: BTreeMap<Origin, BTreeMap<LinkTarget, Option<u64>>>,
+    referrers: BTreeMap<Origin, BTreeMap<Digest, ReferrersRecord>>,
 }
 
 impl MemoryStore {
@@ -268,6 +269,42 @@ impl LinkStore for MemoryStore {
                 origins.filter(|of| upstream.is_none_or(|only| of.upstream() == only));
             Ok(of_upstream.take(limit).cloned().collect())
         })
+    }
+}
+
+impl ReferrersStore for MemoryStore {
+    fn referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+    ) -> BoxFuture<'a, Result<Option<ReferrersRecord>, StoreError>> {
+        Box::pin(async move {
+            let content = self.content();
+            let of_origin = content.referrers.get(origin);
+            Ok(of_origin.and_then(|of| of.get(&subject)).cloned())
+        })
+    }
+
+    fn put_referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+        record: ReferrersRecord,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut content = self.content();
+            let of_origin = content.referrers.entry(origin.clone()).or_default();
+            of_origin.insert(subject, record);
+            Ok(())
+        })
+    }
+
+    fn remove_referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { Ok(remove_from(&mut self.content().referrers, origin, &subject)) })
     }
 }
 

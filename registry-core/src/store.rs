@@ -1,8 +1,8 @@
 //! The contracts of stores: what an implementor promises, and nothing about how.
 //!
-//! Four small traits, because they differ in what they must bear: blobs are large and immutable,
-//! manifests small and hot, tags the only mutable mapping, links what grants access. One type may
-//! implement all four. `testing::conformance` (feature `testing`) holds an implementation against
+//! Five small traits, because they differ in what they must bear: blobs are large and immutable,
+//! manifests small and hot, tags and lists of referrers mutable, links what grants access. One type
+//! may implement all five. `testing::conformance` (feature `testing`) holds an implementation against
 //! every promise made here.
 //!
 //! Absence is data (`Ok(None)`), never an error. Every method may be called from many tasks at
@@ -17,7 +17,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::{
-    ByteRange, Digest, Manifest, Origin, RangeRequest, Tag, Timestamp, UpstreamId, Verified,
+    ByteRange, Digest, Manifest, Origin, RangeRequest, Referrers, Tag, Timestamp, UpstreamId,
+    Verified,
 };
 
 /// Content by digest: large, immutable.
@@ -240,7 +241,7 @@ pub struct TagRecord {
     pub validated_at: Timestamp,
 }
 
-/// Tags: the only mutable mapping, keyed by upstream and repository (I4).
+/// Tags: the names that change what they name, keyed by upstream and repository (I4).
 pub trait TagStore: Send + Sync + 'static {
     /// What is recorded of a tag.
     ///
@@ -367,6 +368,59 @@ pub trait LinkStore: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<Origin>, StoreError>>;
 }
 
+/// What an upstream said refers to a manifest, and when it last said so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferrersRecord {
+    /// The referrers; `None` where it lists none for anybody: it has no such API, or no such
+    /// repository.
+    pub referrers: Option<Referrers>,
+    /// When it last said so.
+    pub validated_at: Timestamp,
+}
+
+/// Lists of referrers, keyed by upstream and repository (I4) and by their subject, which need not be
+/// stored.
+pub trait ReferrersStore: Send + Sync + 'static {
+    /// What is recorded of a subject's referrers.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it cannot be told.
+    fn referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+    ) -> BoxFuture<'a, Result<Option<ReferrersRecord>, StoreError>>;
+
+    /// Records a subject's referrers, in place of what was recorded of them.
+    ///
+    /// # Limits
+    ///
+    /// A store may have a largest record. One that is larger is not kept, nor is the one before it:
+    /// nothing is recorded then, and that is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the former record then stays.
+    fn put_referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+        record: ReferrersRecord,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Forgets a subject's referrers; whether any record was there.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where it may still be recorded.
+    fn remove_referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+}
+
 /// The stores that a cache keeps its content in.
 #[derive(Clone)]
 pub struct Stores {
@@ -378,19 +432,22 @@ pub struct Stores {
     pub tags: Arc<dyn TagStore>,
     /// Links.
     pub links: Arc<dyn LinkStore>,
+    /// Lists of referrers.
+    pub referrers: Arc<dyn ReferrersStore>,
 }
 
 impl Stores {
-    /// All four in one.
+    /// All five in one.
     pub fn of<S>(store: Arc<S>) -> Self
     where
-        S: BlobStore + ManifestStore + TagStore + LinkStore,
+        S: BlobStore + ManifestStore + TagStore + LinkStore + ReferrersStore,
     {
         Self {
             blobs: Arc::clone(&store) as _,
             manifests: Arc::clone(&store) as _,
             tags: Arc::clone(&store) as _,
-            links: store,
+            links: Arc::clone(&store) as _,
+            referrers: store,
         }
     }
 }

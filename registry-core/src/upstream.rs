@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::{
-    Caller, Descriptor, Digest, Manifest, ManifestError, RangeRequest, Reference, Repository, Tag,
-    UpstreamId,
+    Caller, Descriptor, Digest, Manifest, ManifestError, RangeRequest, Reference, Referrers,
+    Repository, Tag, UpstreamId,
 };
 
 /// A registry that content is fetched from, over whatever transport.
@@ -110,6 +110,21 @@ pub trait Upstream: Send + Sync + 'static {
         page: TagPage<'a>,
         caller: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<FetchedTags>, UpstreamError>>;
+
+    /// All that refers to a manifest, whatever pages the upstream has, and of every type. `None`
+    /// where the upstream does not list referrers: it has no such API, or no such repository. One
+    /// that does lists none of a manifest that has none, or that it has never seen.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError`]; also where there is more than the implementor's limit: half a list is no
+    /// answer.
+    fn referrers<'a>(
+        &'a self,
+        repository: &'a Repository,
+        subject: Digest,
+        caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Referrers>, UpstreamError>>;
 }
 
 /// What an upstream said of a tag.

@@ -37,6 +37,11 @@ macro_rules! conforms {
             }
 
             #[tokio::test]
+            async fn referrers() {
+                conformance::referrers::all(async || $make as _).await;
+            }
+
+            #[tokio::test]
             async fn together() {
                 conformance::together::all(async || Stores::of($make)).await;
             }

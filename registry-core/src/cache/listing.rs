@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flight::Patience;
-use super::status::{BypassReason, CacheStatus, Served, StaleReason};
+use super::standby::{Choice, Said, Standby};
+use super::status::{BypassReason, CacheStatus, Served};
 use super::{CacheError, Inner, RegistryCache};
-use crate::{Caller, FetchedTags, Origin, StoreOperation, Tag, TagPage, UpstreamError, UpstreamId};
+use crate::{Caller, FetchedTags, Origin, StoreOperation, Tag, TagPage, UpstreamId};
 
 impl RegistryCache {
     /// A page of a repository's tags: the upstream's, or those recorded here where it cannot tell
@@ -30,30 +31,19 @@ impl RegistryCache {
             limit: page.limit.min(cache.limits.page_entries_max),
             ..page
         };
-        let recorded = cache.recorded_tags(origin, page).await;
+        let standby = match cache.recorded_tags(origin, page).await {
+            Some(tags) => Standby::Held(tags),
+            None => Standby::Nothing,
+        };
         let budget = policy.tag_budget;
-        let said = cache.fetch_tags(origin, page, caller, budget, recorded.is_some());
-        let error = match said.await {
-            Some(Ok(Some(tags))) => {
-                let status = CacheStatus::Bypass(BypassReason::Listing);
-                return Ok(Served::new(tags, status));
-            }
-            Some(Ok(None)) => CacheError::NotFound,
-            Some(Err(error)) => error,
-            None => UpstreamError::Timeout {
-                what: "list its tags",
-            }
-            .into(),
+        let said = cache
+            .fetch_tags(origin, page, caller, budget, &standby)
+            .await;
+        let (tags, status) = match standby.or(said, policy.forward_not_found)? {
+            Choice::Said(tags) => (tags, CacheStatus::Bypass(BypassReason::Listing)),
+            Choice::Held(tags, reason) => (tags, CacheStatus::Stale(reason)),
         };
-        let reason = match &error {
-            CacheError::NotFound if policy.forward_not_found => None,
-            CacheError::NotFound => Some(StaleReason::Gone),
-            error => error.stale_reason(),
-        };
-        match (recorded, reason) {
-            (Some(tags), Some(reason)) => Ok(Served::new(tags, CacheStatus::Stale(reason))),
-            _ => Err(error),
-        }
+        Ok(Served::new(tags, status))
     }
 
     /// Up to `limit` repositories that something is cached of, in the order of (upstream,
@@ -88,9 +78,9 @@ impl Inner {
         page: TagPage<'_>,
         caller: &Caller,
         budget: Duration,
-        is_recorded: bool,
-    ) -> Option<Result<Option<FetchedTags>, CacheError>> {
-        if is_recorded && self.outages.is_silent(origin.upstream()) {
+        standby: &Standby<FetchedTags>,
+    ) -> Option<Said<FetchedTags>> {
+        if !standby.is_nothing() && self.outages.is_silent(origin.upstream()) {
             return None;
         }
         let after = page.after.map(ToOwned::to_owned);
@@ -109,11 +99,8 @@ impl Inner {
             }
         };
         let patience = Patience::Budget(budget);
-        match self.listing.board(&self.tasks, key.clone(), patience, work) {
-            Ok(flight) if is_recorded => flight.in_time().await,
-            Ok(flight) => Some(flight.landed().await),
-            Err(error) => Some(Err(error)),
-        }
+        let flight = self.listing.board(&self.tasks, key.clone(), patience, work);
+        standby.wait_for(flight).await
     }
 
     /// The tags recorded of a repository; `None` where there is none at all.

@@ -1,7 +1,7 @@
 //! The caching itself: what a server calls, and all that it calls.
 //!
-//! - `tags`, `manifests`, `blobs`, `listing`: the ways of a request through the cache.
-//! - `freshness`, `negative`: what may be answered from memory; pure.
+//! - `tags`, `manifests`, `blobs`, `listing`, `referrers`: the ways of a request through the cache.
+//! - `freshness`, `negative`, `standby`: what may be answered without the upstream; pure.
 //! - `flight`, `outage`: one answer for all who ask the same at the same time, and what to make of
 //!   an upstream that gives none.
 //! - `fill`, `follow`: one download of a missing blob, and the bodies that are read from it.
@@ -18,6 +18,8 @@ mod listing;
 mod manifests;
 mod negative;
 mod outage;
+mod referrers;
+mod standby;
 mod status;
 mod tags;
 mod tasks;
@@ -41,6 +43,7 @@ use listing::TagsKey;
 use manifests::Resolved;
 use negative::{Absent, NegativeCache, Place, What};
 use outage::Outages;
+use referrers::{Found, ReferrersKey};
 use tasks::Tasks;
 
 pub use error::CacheError;
@@ -73,6 +76,8 @@ struct Inner {
     resolving: Flights<(Origin, Tag, Caller), Option<Resolved>>,
     /// Pages of tags that are being asked for.
     listing: Flights<TagsKey, Option<FetchedTags>>,
+    /// Lists of referrers that are being asked for.
+    referring: Flights<ReferrersKey, Option<Found>>,
     /// Manifests that are being fetched by digest.
     fetching: Flights<(Origin, Digest, Caller), Option<Fetched>>,
     /// Content whose presence at an origin is being confirmed (I5).
@@ -116,6 +121,7 @@ impl RegistryCache {
             outages: Arc::default(),
             resolving: Flights::new(limits.flights_max),
             listing: Flights::new(limits.flights_max),
+            referring: Flights::new(limits.flights_max),
             fetching: Flights::new(limits.flights_max),
             confirming: Flights::new(limits.flights_max),
             fills: Fills::default(),

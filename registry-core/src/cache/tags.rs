@@ -9,21 +9,13 @@ use super::flight::Patience;
 use super::freshness::{Freshness, assess};
 use super::manifests::Resolved;
 use super::negative::Absent;
-use super::status::{BypassReason, CacheStatus, Served, StaleReason};
+use super::standby::{Choice, Said, Standby};
+use super::status::{BypassReason, CacheStatus, Served};
 use super::{CacheError, Inner};
 use crate::{
     Caller, Digest, Manifest, Origin, Resolution, StoreOperation, Tag, TagRecord, UpstreamError,
     UpstreamPolicy,
 };
-
-/// What there is to answer with where the upstream cannot tell.
-enum Standby {
-    /// What the tag named when the upstream was last asked.
-    Held(Held),
-    /// That it named nothing then: an image has no signature.
-    Absence,
-    Nothing,
-}
 
 /// A tag that can be served without the upstream.
 struct Held {
@@ -38,37 +30,6 @@ impl Held {
             value: self.manifest,
             status,
             age: Some(age),
-        }
-    }
-}
-
-impl Standby {
-    /// Chooses between what there is and what the upstream said; `None` if it said nothing in time.
-    fn or(
-        self,
-        said: Option<Result<Option<Resolved>, CacheError>>,
-        policy: &UpstreamPolicy,
-        cache: &Inner,
-    ) -> Result<Served<Manifest>, CacheError> {
-        let said = match said {
-            Some(Ok(Some(Resolved { manifest, status }))) => {
-                return Ok(Served::new(manifest, status));
-            }
-            Some(Ok(None)) => Ok(()),
-            Some(Err(error)) => Err(error),
-            None => Err(UpstreamError::Timeout { what: "answer" }.into()),
-        };
-        match (self, said) {
-            (Self::Held(held), Ok(())) if !policy.forward_not_found => {
-                Ok(held.serve(CacheStatus::Stale(StaleReason::Gone), cache))
-            }
-            (_, Ok(())) => Err(CacheError::NotFound),
-            (Self::Held(held), Err(error)) => match error.stale_reason() {
-                Some(reason) => Ok(held.serve(CacheStatus::Stale(reason), cache)),
-                None => Err(error),
-            },
-            (Self::Absence, Err(error)) => Err(error.or_absent()),
-            (Self::Nothing, Err(error)) => Err(error),
         }
     }
 }
@@ -94,7 +55,10 @@ impl Inner {
             None => Standby::Nothing,
         };
         let said = self.resolve(origin, tag, &absent, &standby, policy).await;
-        standby.or(said, policy, self)
+        Ok(match standby.or(said, policy.forward_not_found)? {
+            Choice::Said(Resolved { manifest, status }) => Served::new(manifest, status),
+            Choice::Held(held, reason) => held.serve(CacheStatus::Stale(reason), self),
+        })
     }
 
     async fn held(&self, origin: &Origin, tag: &Tag) -> Option<Held> {
@@ -111,14 +75,13 @@ impl Inner {
         origin: &Origin,
         tag: &Tag,
         absent: &Absent,
-        standby: &Standby,
+        standby: &Standby<Held>,
         policy: &UpstreamPolicy,
-    ) -> Option<Result<Option<Resolved>, CacheError>> {
+    ) -> Option<Said<Resolved>> {
         if self.is_absent(absent) {
             return Some(Ok(None));
         }
-        let can_wait = matches!(standby, Standby::Nothing);
-        if !can_wait && self.outages.is_silent(origin.upstream()) {
+        if !standby.is_nothing() && self.outages.is_silent(origin.upstream()) {
             return None;
         }
         let prior = match standby {
@@ -141,11 +104,7 @@ impl Inner {
         let flight = self
             .resolving
             .board(&self.tasks, key.clone(), patience, work);
-        match flight {
-            Ok(flight) if can_wait => Some(flight.landed().await),
-            Ok(flight) => flight.in_time().await,
-            Err(error) => Some(Err(error)),
-        }
+        standby.wait_for(flight).await
     }
 
     async fn revalidate(

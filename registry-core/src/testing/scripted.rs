@@ -9,8 +9,8 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
 
 use crate::{
-    Algorithm, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest, Reference, Repository,
-    Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError, Validator,
+    Algorithm, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest, Reference, Referrers,
+    Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError, Validator,
 };
 
 /// Bytes in one piece of an unscripted body.
@@ -31,6 +31,8 @@ pub enum Call {
     Blob,
     /// [`Upstream::tags`].
     Tags,
+    /// [`Upstream::referrers`].
+    Referrers,
 }
 
 /// What a scripted call does in place of answering from the content.
@@ -143,6 +145,8 @@ pub struct Calls {
     pub blob: usize,
     /// [`Upstream::tags`].
     pub tags: usize,
+    /// [`Upstream::referrers`].
+    pub referrers: usize,
     /// Bytes of blobs that were sent.
     pub blob_bytes: u64,
 }
@@ -150,7 +154,13 @@ pub struct Calls {
 impl Calls {
     /// All calls.
     pub fn total(&self) -> usize {
-        self.resolve + self.manifest + self.has_manifest + self.stat_blob + self.blob + self.tags
+        self.resolve
+            + self.manifest
+            + self.has_manifest
+            + self.stat_blob
+            + self.blob
+            + self.tags
+            + self.referrers
     }
 }
 
@@ -174,6 +184,7 @@ struct Content {
     blobs: HashMap<Digest, Bytes>,
     manifests: HashMap<Digest, Manifest>,
     tags: BTreeMap<Tag, Digest>,
+    referrers: HashMap<Digest, Referrers>,
 }
 
 impl ScriptedUpstream {
@@ -201,6 +212,14 @@ impl ScriptedUpstream {
     pub fn set_tag(&self, repository: &Repository, tag: &Tag, digest: Digest) {
         self.content(repository, |content| {
             content.tags.insert(tag.clone(), digest)
+        });
+    }
+
+    /// Lists the referrers of a manifest. Of any other manifest, a repository that has content
+    /// lists none.
+    pub fn set_referrers(&self, repository: &Repository, subject: Digest, referrers: Referrers) {
+        self.content(repository, |content| {
+            content.referrers.insert(subject, referrers)
         });
     }
 
@@ -461,6 +480,25 @@ impl Upstream for ScriptedUpstream {
                     tags: listed,
                     more: tags.next().is_some(),
                 })
+            }))
+        })
+    }
+
+    fn referrers<'a>(
+        &'a self,
+        repository: &'a Repository,
+        subject: Digest,
+        _caller: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Referrers>, UpstreamError>> {
+        Box::pin(async move {
+            if let Err(error) = self
+                .act(Call::Referrers, |calls| &mut calls.referrers)
+                .await
+            {
+                return absent_or(error, None);
+            }
+            Ok(self.of(repository, |content| {
+                Some(content.referrers.get(&subject).cloned().unwrap_or_default())
             }))
         })
     }

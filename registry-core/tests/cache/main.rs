@@ -8,4 +8,5 @@ mod failing_store;
 mod manifests;
 mod moments;
 mod outages;
+mod referrers;
 mod support;

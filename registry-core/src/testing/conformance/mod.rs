@@ -1,9 +1,10 @@
 //! What every store has to do, as tests that any implementor runs.
 //!
-//! A suite is a module: [`blobs`] (with [`sinks`]), [`manifests`], [`tags`], [`links`], and
-//! [`together`] for a store that is all four. Its `all` takes a function that makes a fresh, empty store, and runs every
-//! case on one of its own; a case is also a public function, to be run alone while one works on
-//! it. A case panics where the store breaks a promise of its contract, and says which.
+//! A suite is a module: [`blobs`] (with [`sinks`]), [`manifests`], [`tags`], [`links`],
+//! [`referrers`], and [`together`] for a store that is all five. Its `all` takes a function that
+//! makes a fresh, empty store, and runs every case on one of its own; a case is also a public
+//! function, to be run alone while one works on it. A case panics where the store breaks a promise
+//! of its contract, and says which.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -17,6 +18,7 @@
 pub mod blobs;
 pub mod links;
 pub mod manifests;
+pub mod referrers;
 pub mod sinks;
 pub mod tags;
 pub mod together;

@@ -1,11 +1,13 @@
-//! What a store that is all four must keep apart.
+//! What a store that is all five must keep apart.
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 
 use super::{origin, tag};
 use crate::testing::content::put_blob;
-use crate::{BlobStat, Link, LinkTarget, Manifest, MediaType, Stores, TagRecord, Timestamp};
+use crate::{
+    BlobStat, Link, LinkTarget, Manifest, MediaType, ReferrersRecord, Stores, TagRecord, Timestamp,
+};
 
 /// Runs every case, each on stores of its own that `make` gives: fresh and empty, but together.
 ///
@@ -56,6 +58,7 @@ pub async fn records_do_not_hang_together(stores: Stores) {
         manifests,
         tags,
         links,
+        referrers,
     } = stores;
     let at = origin("x", "a");
     let name = tag("latest");
@@ -73,6 +76,16 @@ pub async fn records_do_not_hang_together(stores: Stores) {
     assert_eq!(links.linked(&at, target).await.expect("linked"), None);
     let origins = links.origins(None, None, 10).await.expect("origins");
     assert_eq!(origins, []);
+    let none = ReferrersRecord {
+        referrers: None,
+        validated_at: Timestamp::from_millis(3),
+    };
+    referrers
+        .put_referrers(&at, digest, none.clone())
+        .await
+        .expect("put");
+    let origins = links.origins(None, None, 10).await.expect("origins");
+    assert_eq!(origins, []);
     let link = Link { target, size: None };
     links.link(&at, vec![link]).await.expect("link");
     assert_eq!(manifests.manifest(digest).await.expect("manifest"), None);
@@ -80,4 +93,7 @@ pub async fn records_do_not_hang_together(stores: Stores) {
     assert!(tags.remove_tag(&at, &name).await.expect("remove"));
     let linked = links.linked(&at, target).await.expect("linked");
     assert_eq!(linked, Some(link));
+    assert!(links.unlink(&at, target).await.expect("unlink"));
+    let found = referrers.referrers(&at, digest).await.expect("referrers");
+    assert_eq!(found, Some(none));
 }

@@ -10,8 +10,8 @@ use futures::stream::{BoxStream, StreamExt as _};
 
 use crate::{
     BlobBody, BlobSink, BlobStat, BlobStore, Digest, Link, LinkStore, LinkTarget, Manifest,
-    ManifestStore, Origin, RangeRequest, SpoolReader, StoreError, Tag, TagRecord, TagStore,
-    UpstreamId, Verified,
+    ManifestStore, Origin, RangeRequest, ReferrersRecord, ReferrersStore, SpoolReader, StoreError,
+    Tag, TagRecord, TagStore, UpstreamId, Verified,
 };
 
 pub use script::{Fault, Faults, StoreCall};
@@ -261,6 +261,42 @@ impl<S: LinkStore> LinkStore for FaultingStore<S> {
         Box::pin(async move {
             self.faults.pass(StoreCall::Origins).await?;
             self.inner.origins(upstream, after, limit).await
+        })
+    }
+}
+
+impl<S: ReferrersStore> ReferrersStore for FaultingStore<S> {
+    fn referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+    ) -> BoxFuture<'a, Result<Option<ReferrersRecord>, StoreError>> {
+        Box::pin(async move {
+            self.faults.pass(StoreCall::Referrers).await?;
+            self.inner.referrers(origin, subject).await
+        })
+    }
+
+    fn put_referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+        record: ReferrersRecord,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.faults.pass(StoreCall::PutReferrers).await?;
+            self.inner.put_referrers(origin, subject, record).await
+        })
+    }
+
+    fn remove_referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            self.faults.pass(StoreCall::RemoveReferrers).await?;
+            self.inner.remove_referrers(origin, subject).await
         })
     }
 }

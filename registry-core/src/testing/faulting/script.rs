@@ -40,6 +40,9 @@ pub enum StoreCall {
     Link,
     Unlink,
     Origins,
+    Referrers,
+    PutReferrers,
+    RemoveReferrers,
 }
 
 impl StoreCall {
@@ -53,7 +56,8 @@ impl StoreCall {
             | Self::Remove
             | Self::RemoveManifest
             | Self::RemoveTag
-            | Self::Unlink => StoreOperation::Remove,
+            | Self::Unlink
+            | Self::RemoveReferrers => StoreOperation::Remove,
             Self::List => StoreOperation::List,
             Self::Manifest
             | Self::PutManifest
@@ -62,7 +66,9 @@ impl StoreCall {
             | Self::Tags
             | Self::Linked
             | Self::Link
-            | Self::Origins => StoreOperation::Index,
+            | Self::Origins
+            | Self::Referrers
+            | Self::PutReferrers => StoreOperation::Index,
         }
     }
 }
