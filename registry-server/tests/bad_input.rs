@@ -227,12 +227,18 @@ fn references() -> Vec<Case> {
             "MANIFEST_UNKNOWN",
         ),
         get("/v2/org/app/referrers/sha256:short", 400, "DIGEST_INVALID"),
-        // Not NAME_UNKNOWN: clients would not ask for the fallback tag then.
         get(
-            &format!("/v2/org/app/referrers/sha256:{HEX}"),
-            404,
+            &format!("/v2/org/app/referrers/sha256:{HEX}?last=v1"),
+            400,
+            "DIGEST_INVALID",
+        ),
+        get(
+            &format!("/v2/org/app/referrers/sha256:{HEX}?artifactType=a%2Fb&artifactType=c%2Fd"),
+            400,
             "UNSUPPORTED",
         ),
+        // Not NAME_UNKNOWN: clients would not ask for the fallback tag then.
+        get("/v2/org/app/referrers/blake3:00", 404, "UNSUPPORTED"),
     ]
 }
 

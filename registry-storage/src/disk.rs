@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use registry_core::{
     BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Digest, Link, LinkStore,
-    LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, StoreError, StoreOperation, Tag,
-    TagRecord, TagStore, Timestamp, UpstreamId,
+    LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, ReferrersRecord, ReferrersStore,
+    StoreError, StoreOperation, Tag, TagRecord, TagStore, Timestamp, UpstreamId,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -21,7 +21,7 @@ use crate::folder::{Folder, Recovery};
 use crate::options::{DiskOptions, LIST_PAGE_ENTRIES};
 use crate::sink::DiskSink;
 
-/// The embedded store: all four contracts over one data folder. Cloning gives another handle to
+/// The embedded store: all five contracts over one data folder. Cloning gives another handle to
 /// the same store.
 ///
 /// Every call that touches the disk or the index hops to a thread that may block. A manifest that
@@ -397,5 +397,38 @@ impl LinkStore for DiskStore {
                 .origins(upstream.as_ref(), after.as_ref(), limit)
         };
         Box::pin(self.shared.blocking(StoreOperation::List, page))
+    }
+}
+
+impl ReferrersStore for DiskStore {
+    fn referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+    ) -> BoxFuture<'a, Result<Option<ReferrersRecord>, StoreError>> {
+        let origin = origin.clone();
+        let get = move |folder: &Folder| folder.index.referrers(&origin, subject);
+        Box::pin(self.shared.blocking(StoreOperation::Index, get))
+    }
+
+    fn put_referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+        record: ReferrersRecord,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let origin = origin.clone();
+        let put = move |folder: &Folder| folder.index.put_referrers(&origin, subject, &record);
+        Box::pin(self.shared.blocking(StoreOperation::Index, put))
+    }
+
+    fn remove_referrers<'a>(
+        &'a self,
+        origin: &'a Origin,
+        subject: Digest,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        let origin = origin.clone();
+        let remove = move |folder: &Folder| folder.index.remove_referrers(&origin, subject);
+        Box::pin(self.shared.blocking(StoreOperation::Index, remove))
     }
 }

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `format` | the version of the folder, read before anything is opened; and its epoch, see below |
 //! | `lock` | locked by the one process that owns the folder; holds its pid |
-//! | `index/` | sled: rows of blobs, intents, tags, links, access times (the keys are documented in `index/keys.rs`) |
+//! | `index/` | sled: rows of blobs, intents, tags, links, referrers, access times (the keys are documented in `index/keys.rs`) |
 //! | `blobs/sha256/ab/abcd…` | committed blobs |
 //! | `manifests/sha256/ab/abcd…` | manifests: a line with the media type, then their bytes |
 //! | `manifests/sha256/ab/abcd….origins` | the origins that the manifest is linked in, one a line |

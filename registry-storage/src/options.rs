@@ -32,6 +32,8 @@ pub(crate) const REBUILD_BATCH_ENTRIES: usize = 1_000;
 /// Size of the file that lists the origins of one manifest: some hundred of them. Those beyond are
 /// not listed, and lose their links with the index.
 pub(crate) const SIDECAR_BYTES_MAX: u64 = 64 << 10;
+/// Largest record of the referrers of one manifest, in bytes.
+pub(crate) const REFERRERS_RECORD_BYTES_MAX: usize = 5 << 20;
 /// Locks that calls about one digest take turns by. Two digests share one with a chance of one in
 /// this many, and then only wait for each other.
 pub(crate) const TURNS: usize = 256;

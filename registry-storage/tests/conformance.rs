@@ -67,6 +67,12 @@ async fn links() {
 }
 
 #[tokio::test]
+async fn referrers() {
+    let folders = Folders::default();
+    conformance::referrers::all(async || folders.store().await as _).await;
+}
+
+#[tokio::test]
 async fn together() {
     let folders = Folders::default();
     conformance::together::all(async || Stores::of(folders.store().await)).await;

@@ -16,7 +16,8 @@ use proptest::test_runner::TestCaseResult;
 use registry_core::testing::content::{digest_of, put_blob, read_body, sample, verified};
 use registry_core::{
     Algorithm, BlobSink, BlobStat, BlobStore, Digest, Link, LinkTarget, Manifest, MediaType,
-    MemoryStore, Origin, RangeRequest, Repository, Stores, Tag, TagRecord, Timestamp, UpstreamId,
+    MemoryStore, Origin, RangeRequest, Referrers, ReferrersRecord, Repository, Stores, Tag,
+    TagRecord, Timestamp, UpstreamId,
 };
 use registry_storage::{DiskStore, OpenError};
 use tempfile::TempDir;
@@ -42,6 +43,9 @@ enum Call {
     GetTag(u8, u8),
     RemoveTag(u8, u8),
     Tags(u8, Option<u8>, usize),
+    PutReferrers(u8, u8, u8),
+    GetReferrers(u8, u8),
+    RemoveReferrers(u8, u8),
     Link(u8, Vec<(u8, Option<u64>)>),
     Linked(u8, u8),
     Unlink(u8, u8),
@@ -84,6 +88,9 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (few(), few()).prop_map(|(at, tag)| Call::RemoveTag(at, tag)),
         2 => (few(), proptest::option::of(few()), 0..4_usize)
             .prop_map(|(at, after, limit)| Call::Tags(at, after, limit)),
+        3 => (few(), few(), few()).prop_map(|(at, of, to)| Call::PutReferrers(at, of, to)),
+        2 => (few(), few()).prop_map(|(at, of)| Call::GetReferrers(at, of)),
+        1 => (few(), few()).prop_map(|(at, of)| Call::RemoveReferrers(at, of)),
         4 => (few(), vec((to(), size), 0..4)).prop_map(|(at, links)| Call::Link(at, links)),
         6 => (few(), few()).prop_map(|(at, n)| Call::Grant(at, n)),
         6 => (few(), to()).prop_map(|(at, to)| Call::Linked(at, to)),
@@ -177,6 +184,19 @@ fn record(n: u8) -> TagRecord {
     }
 }
 
+/// No list for 0, an empty one for 1, and then longer ones.
+fn referrers(n: u8) -> ReferrersRecord {
+    let entries: Vec<_> = (1..n)
+        .map(|n| format!(r#"{{"digest": "{}"}}"#, digest_of(&[n])))
+        .collect();
+    let index = format!(r#"{{"manifests":[{}]}}"#, entries.join(","));
+    let list = Referrers::of_index(None, index.as_bytes()).unwrap();
+    ReferrersRecord {
+        referrers: (n > 0).then_some(list),
+        validated_at: Timestamp::from_millis(n.into()),
+    }
+}
+
 /// What a call gives, as text: so that one function serves for both stores.
 async fn answer(stores: &Stores, call: &Call) -> String {
     let Stores {
@@ -184,6 +204,7 @@ async fn answer(stores: &Stores, call: &Call) -> String {
         manifests,
         tags,
         links,
+        referrers: lists,
     } = stores;
     match call {
         Call::PutBlob(n) => format!("{:?}", put_blob(&**blobs, &blob(*n)).await),
@@ -256,6 +277,19 @@ async fn answer(stores: &Stores, call: &Call) -> String {
             let after = after.map(tag);
             let after = after.as_ref().map(Tag::as_str);
             format!("{:?}", tags.tags(&origin(*at), after, *limit).await)
+        }
+        Call::PutReferrers(at, of, to) => {
+            let (at, of) = (origin(*at), digest_of(&[*of]));
+            let put = lists.put_referrers(&at, of, referrers(*to));
+            format!("{:?}", put.await)
+        }
+        Call::GetReferrers(at, of) => {
+            let (at, of) = (origin(*at), digest_of(&[*of]));
+            format!("{:?}", lists.referrers(&at, of).await)
+        }
+        Call::RemoveReferrers(at, of) => {
+            let (at, of) = (origin(*at), digest_of(&[*of]));
+            format!("{:?}", lists.remove_referrers(&at, of).await)
         }
         Call::Link(at, to) => {
             let to = to.iter().map(|(to, size)| Link {
@@ -378,6 +412,7 @@ impl Model {
             manifests: Arc::clone(content) as _,
             tags: Arc::clone(index) as _,
             links: Arc::clone(index) as _,
+            referrers: Arc::clone(index) as _,
         }
     }
 }

@@ -56,6 +56,18 @@ pub(crate) enum Route {
         namespace: Option<UpstreamId>,
         page: Page<Tag>,
     },
+    /// What refers to a manifest.
+    Referrers {
+        origin: Origin,
+        /// As for [`Self::Tags`].
+        name: String,
+        /// As for [`Self::Tags`].
+        namespace: Option<UpstreamId>,
+        subject: Digest,
+        /// Only what is of this type.
+        artifact_type: Option<String>,
+        page: Page<Digest>,
+    },
     /// The repositories that something is cached of.
     Catalog {
         /// Those of this upstream, in `ns`, by their bare names. Otherwise those of all, with the
@@ -71,7 +83,8 @@ impl Route {
         match self {
             Self::Manifest { origin, .. }
             | Self::Blob { origin, .. }
-            | Self::Tags { origin, .. } => Some(origin.upstream()),
+            | Self::Tags { origin, .. }
+            | Self::Referrers { origin, .. } => Some(origin.upstream()),
             Self::Ping { upstream } => upstream.as_ref(),
             Self::Catalog { namespace, .. } => namespace.as_ref(),
         }
@@ -82,7 +95,8 @@ impl Route {
         match self {
             Self::Manifest { origin, .. }
             | Self::Blob { origin, .. }
-            | Self::Tags { origin, .. } => Some(origin.repository()),
+            | Self::Tags { origin, .. }
+            | Self::Referrers { origin, .. } => Some(origin.repository()),
             Self::Ping { .. } | Self::Catalog { .. } => None,
         }
     }
@@ -94,6 +108,7 @@ impl Route {
             Self::Manifest { .. } => "manifest",
             Self::Blob { .. } => "blob",
             Self::Tags { .. } => "tags",
+            Self::Referrers { .. } => "referrers",
             Self::Catalog { .. } => "catalog",
         }
     }
@@ -114,14 +129,8 @@ pub(crate) enum Target {
     Manifest,
     Blob,
     Tags,
-    Catalog,
-}
-
-/// Something that a registry has and a mirror has not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Misplaced {
-    Upload,
     Referrers,
+    Catalog,
 }
 
 /// Why a request asks for nothing that there is, and what it was routed to as far as that is known.
@@ -163,12 +172,14 @@ pub(crate) enum Fault {
     Digest(Target, DigestError),
     /// Not a tag.
     Tag(NameError),
-    /// Something that a mirror has not.
-    Misplaced(Misplaced),
+    /// An upload, which a mirror does not take.
+    Upload,
     /// An `n` that is not a number.
     PageSize,
     /// A `last` that is not what the listing lists.
     PageStart(Target, NameError),
+    /// An `artifactType` that is given twice.
+    ArtifactType,
 }
 
 /// Reads what a request asks for.
@@ -210,11 +221,8 @@ pub(crate) fn route(
             Err(error) => Err(Fault::Digest(Target::Blob, error)),
         },
         Place::Tags => tags(&origin, name, namespace, &query),
-        Place::Referrers(digest) => Err(match Digest::parse(digest) {
-            Err(DigestError::Malformed) => Fault::Digest(Target::Manifest, DigestError::Malformed),
-            _ => Fault::Misplaced(Misplaced::Referrers),
-        }),
-        Place::Upload => Err(Fault::Misplaced(Misplaced::Upload)),
+        Place::Referrers(subject) => referrers(&origin, name, namespace, subject, &query),
+        Place::Upload => Err(Fault::Upload),
     };
     route.map_err(|fault| RouteError {
         upstream: Some(origin.upstream().clone()),
@@ -253,6 +261,28 @@ fn tags(
         page: Page {
             size: query.size,
             after: after.map_err(|error| Fault::PageStart(Target::Tags, error))?,
+        },
+    })
+}
+
+fn referrers(
+    origin: &Origin,
+    name: &str,
+    namespace: Option<UpstreamId>,
+    subject: &str,
+    query: &Query<'_>,
+) -> Result<Route, Fault> {
+    let target = Target::Referrers;
+    let after = query.last.as_deref().map(Digest::parse).transpose();
+    Ok(Route::Referrers {
+        origin: origin.clone(),
+        name: name.to_owned(),
+        namespace,
+        subject: Digest::parse(subject).map_err(|error| Fault::Digest(target, error))?,
+        artifact_type: query.artifact_type.as_deref().map(ToOwned::to_owned),
+        page: Page {
+            size: query.size,
+            after: after.map_err(|error| Fault::PageStart(target, NameError::Digest(error)))?,
         },
     })
 }

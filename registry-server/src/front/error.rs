@@ -203,7 +203,7 @@ impl ApiError {
             "path",
             "nothing is served at this path: a registry's paths are /v2/, \
              /v2/<name>/manifests/<tag or digest>, /v2/<name>/blobs/<digest>, \
-             /v2/<name>/tags/list and /v2/_catalog",
+             /v2/<name>/referrers/<digest>, /v2/<name>/tags/list and /v2/_catalog",
         )
     }
 

@@ -16,6 +16,7 @@ use super::address::{Addressing, Route, Target, route};
 use super::answer::Answer;
 use super::error::ApiError;
 use super::limits::FrontLimits;
+use super::listing::Referring;
 
 /// What a listener serves.
 pub(crate) trait Service: Send + Sync + 'static {
@@ -91,6 +92,25 @@ impl Registry {
                 namespace,
                 page,
             } => self.tags(origin, name, namespace.as_ref(), page).await,
+            Route::Referrers {
+                origin,
+                name,
+                namespace,
+                subject,
+                artifact_type,
+                page,
+            } => {
+                entry.reference = Some(subject.to_string());
+                self.referrers(&Referring {
+                    origin,
+                    name,
+                    namespace: namespace.as_ref(),
+                    subject: *subject,
+                    artifact_type: artifact_type.as_deref(),
+                    page,
+                })
+                .await
+            }
             Route::Catalog { namespace, page } => self.catalog(namespace.as_ref(), page).await,
         }
     }

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Method;
-use registry_core::{Digest, RangeRequest};
+use registry_core::{Digest, MediaType, RangeRequest};
 use serde_json::json;
 
 use super::State;
@@ -18,6 +18,8 @@ use super::stats::Object;
 const SIGNATURE_KEY: &str = "X-Fixture-Signature";
 /// The query key that counts the redirects still to come.
 const HOPS_KEY: &str = "hops";
+/// The query key that tells where a page of referrers begins: a registry's own matter.
+const REFERRERS_PAGE_KEY: &str = "fixture-page";
 /// Begins the value of a signature; the method it is valid for follows.
 const SIGNATURE_SECRET: &str = "fixture-secret-";
 
@@ -106,6 +108,9 @@ impl<'a> Route<'a> {
             };
             return route(object, repository, reference);
         }
+        if let Some((repository, digest)) = name.rsplit_once("/referrers/") {
+            return route(Object::Referrers, repository, digest);
+        }
         match name.rsplit_once("/blobs/") {
             Some((repository, digest)) => route(Object::Blob, repository, digest),
             None => route(Object::Other, "", ""),
@@ -115,6 +120,7 @@ impl<'a> Route<'a> {
     fn query_keys(&self) -> &'static [&'static str] {
         match self.object {
             Object::Tags => &["n", "last"],
+            Object::Referrers => &["artifactType", REFERRERS_PAGE_KEY],
             Object::Token => &["service", "scope", "account", "client_id"],
             Object::Storage => &[SIGNATURE_KEY, HOPS_KEY],
             _ => &[],
@@ -214,6 +220,7 @@ pub(crate) fn answer(state: &State, behaviour: &Behaviour, request: &Request) ->
         }
         Object::Blob => blob(&library, behaviour, &route, request),
         Object::Tags => tags(&library, behaviour, &route, request),
+        Object::Referrers => referrers(&library, behaviour, &route, request),
         _ => Answer::error(404, "UNSUPPORTED", "no such path"),
     }
 }
@@ -369,6 +376,51 @@ fn denied(behaviour: &Behaviour, challenge: &str) -> Answer {
         None => Answer::error(401, "UNAUTHORIZED", "authentication required")
             .with("WWW-Authenticate", challenge),
     }
+}
+
+fn referrers(
+    library: &Library,
+    behaviour: &Behaviour,
+    route: &Route<'_>,
+    request: &Request,
+) -> Answer {
+    let Some(api) = &behaviour.referrers else {
+        // As registries from before there was an API answer: by their router.
+        return Answer::new(404, Vec::new(), "404 page not found\n".into())
+            .with("Content-Type", "text/plain; charset=utf-8");
+    };
+    let Ok(subject) = Digest::parse(route.reference) else {
+        return Answer::error(400, "DIGEST_INVALID", "no digest");
+    };
+    let Some(mut listed) = library.referrers(route.repository, &subject) else {
+        return Answer::error(404, "NAME_UNKNOWN", "repository name not known to registry");
+    };
+    let kind = request.query("artifactType").filter(|_| api.filters);
+    if let Some(kind) = &kind {
+        listed.retain(|referrer| referrer["artifactType"] == **kind);
+    }
+    let first = request
+        .query(REFERRERS_PAGE_KEY)
+        .and_then(|at| at.parse().ok());
+    let rest = listed.split_off(first.unwrap_or(0).min(listed.len()));
+    let page = rest.len().min(api.page_max.unwrap_or(usize::MAX));
+    let document = json!({
+        "schemaVersion": 2,
+        "mediaType": MediaType::OCI_INDEX,
+        "manifests": rest[..page],
+    });
+    let mut answer = Answer::new(200, Vec::new(), document.to_string().into())
+        .with("Content-Type", MediaType::OCI_INDEX);
+    if kind.is_some() {
+        answer.set_header("OCI-Filters-Applied", "artifactType");
+    }
+    if page < rest.len() {
+        let next = listed.len() + page;
+        let path = &request.path;
+        let link = format!("<{path}?{REFERRERS_PAGE_KEY}={next}>; rel=\"next\"");
+        answer.set_header("Link", &link);
+    }
+    answer
 }
 
 /// The challenge to a request that carries no valid token; none where it does.

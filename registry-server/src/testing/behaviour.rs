@@ -26,6 +26,8 @@ pub struct Behaviour {
     pub refuse_storage_authorization: bool,
     /// The most tags in one page, whatever `n` asks for.
     pub tags_page_max: Option<usize>,
+    /// The referrers API is there. Without it, its path is no path.
+    pub referrers: Option<ReferrersApi>,
     /// Blobs are not served but redirected to storage.
     pub redirect_blobs: Option<BlobRedirect>,
     /// Content needs a token.
@@ -53,6 +55,15 @@ impl Login {
             password: password.to_owned(),
         }
     }
+}
+
+/// How referrers are listed.
+#[derive(Clone, Debug, Default)]
+pub struct ReferrersApi {
+    /// The most referrers in one page.
+    pub page_max: Option<usize>,
+    /// Lists are filtered by `artifactType`, and say so.
+    pub filters: bool,
 }
 
 /// Where and how blobs are redirected. Every fixture is its own storage, at `/storage/<digest>`,

@@ -257,6 +257,32 @@ impl BuiltImage {
         descriptor
     }
 
+    /// An artifact that refers to `subject` (image-spec, *Guidelines for Artifact Usage*).
+    pub(crate) fn add_referrer(
+        &mut self,
+        subject: &Descriptor,
+        artifact_type: &str,
+        annotations: &[(&str, &str)],
+        content: Source,
+    ) -> Descriptor {
+        let empty = Source::Bytes(Bytes::from_static(b"{}"));
+        let config = self.add_blob("application/vnd.oci.empty.v1+json", empty);
+        let layer = self.add_blob(artifact_type, content);
+        let annotations = annotations
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), json!(value)));
+        let document = json!({
+            "schemaVersion": 2,
+            "mediaType": MediaType::OCI_MANIFEST,
+            "artifactType": artifact_type,
+            "config": descriptor_json(&config),
+            "layers": [descriptor_json(&layer)],
+            "subject": descriptor_json(subject),
+            "annotations": Value::Object(annotations.collect()),
+        });
+        self.add_manifest(MediaType::OCI_MANIFEST, &document)
+    }
+
     fn add_manifest(&mut self, media_type: &str, document: &Value) -> Descriptor {
         let manifest = StoredManifest {
             media_type: parse_media_type(media_type),

@@ -51,7 +51,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use behaviour::{Behaviour, BlobRedirect, Login, TokenAuth};
+pub use behaviour::{Behaviour, BlobRedirect, Login, ReferrersApi, TokenAuth};
 pub use fault::{Fault, Gate, Match, Times};
 pub use image::{FixtureImage, ImageFormat, ImageSpec};
 pub use outgoing::{Outgoing, OutgoingLog};
@@ -63,7 +63,7 @@ pub use token_server::{Access, TokenRequest, TokenServer};
 use answer::Request;
 use content::{Generated, Library, Source, StoredManifest};
 use fault::FaultQueue;
-use image::parse_media_type;
+use image::{BuiltImage, parse_media_type};
 use stats::REQUESTS_KEPT_MAX;
 use tls::Socket;
 
@@ -294,6 +294,30 @@ impl FixtureRegistry {
             content.tags.insert(checked_tag(tag), descriptor.digest);
         }
         descriptor
+    }
+
+    /// Puts an artifact that refers to `subject` into a repository: a manifest, its empty
+    /// configuration, and one blob with this content. It has no tag; the referrers API lists it
+    /// where [`Behaviour::referrers`] is on.
+    pub fn add_referrer(
+        &self,
+        repository: &str,
+        subject: &Descriptor,
+        artifact_type: &str,
+        annotations: &[(&str, &str)],
+        content: impl Into<Bytes>,
+    ) -> Descriptor {
+        let mut built = BuiltImage::default();
+        let content = Source::Bytes(content.into());
+        let manifest = built.add_referrer(subject, artifact_type, annotations, content);
+        let mut library = self.state.library();
+        let repository = checked(repository);
+        for (digest, source) in built.blobs {
+            library.add_blob(repository, digest, source);
+        }
+        let content = library.repository(repository);
+        content.manifests.extend(built.manifests);
+        manifest
     }
 
     /// Lets a tag name another manifest of the same repository.

@@ -24,6 +24,8 @@ pub enum Object {
     Storage,
     /// A list of tags.
     Tags,
+    /// A list of referrers.
+    Referrers,
     /// A token.
     Token,
     /// Anything else.

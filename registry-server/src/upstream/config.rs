@@ -31,6 +31,14 @@ pub(super) const SCOPES_MAX: usize = 4;
 pub(super) const TAG_PAGE_BYTES_MAX: usize = 4 << 20;
 /// Pages of the upstream's that make up one of ours.
 pub(super) const TAG_PAGES_MAX: usize = 64;
+/// Largest page of a list of referrers, in bytes.
+pub(super) const REFERRERS_PAGE_BYTES_MAX: usize = 4 << 20;
+/// Pages of the upstream's that make up a list of referrers.
+pub(super) const REFERRERS_PAGES_MAX: usize = 64;
+/// Referrers of one manifest.
+pub(super) const REFERRERS_MAX: usize = 16_384;
+/// Bytes of all their descriptors.
+pub(super) const REFERRERS_BYTES_MAX: usize = 4 << 20;
 /// Longest query that an upstream's `Link` makes us ask with, in bytes.
 pub(super) const LINK_QUERY_BYTES_MAX: usize = 2048;
 /// Bytes of an answer nobody reads that are read all the same, so that its connection can be used

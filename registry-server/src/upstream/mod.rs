@@ -25,6 +25,7 @@ mod failure;
 mod head;
 #[cfg(all(test, feature = "testing"))]
 mod http2_tests;
+mod link;
 mod manifests;
 mod observer;
 mod probe;
@@ -32,6 +33,7 @@ mod proxy;
 mod quota;
 mod realm;
 mod redirect;
+mod referrers;
 mod reply;
 mod tags;
 mod tls;
@@ -44,8 +46,8 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt as _};
 use registry_core::{
-    Caller, Digest, FetchedTags, Manifest, RangeRequest, Reference, Repository, Resolution, Tag,
-    TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId, Validator,
+    Caller, Digest, FetchedTags, Manifest, RangeRequest, Reference, Referrers, Repository,
+    Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId, Validator,
 };
 use tokio_util::sync::DropGuard;
 
@@ -174,6 +176,15 @@ impl Upstream for HttpUpstream {
         _: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<FetchedTags>, UpstreamError>> {
         self.fetch_tags(repository, page).boxed()
+    }
+
+    fn referrers<'a>(
+        &'a self,
+        repository: &'a Repository,
+        subject: Digest,
+        _: &'a Caller,
+    ) -> BoxFuture<'a, Result<Option<Referrers>, UpstreamError>> {
+        self.fetch_referrers(repository, subject).boxed()
     }
 }
 

@@ -14,6 +14,8 @@ pub enum RequestKind {
     Blob,
     /// A list of tags.
     Tags,
+    /// A list of referrers.
+    Referrers,
     /// A token, of the upstream's token server.
     Token,
     /// Whether an endpoint is well again.
@@ -27,6 +29,7 @@ impl RequestKind {
             Self::Manifest => "manifest",
             Self::Blob => "blob",
             Self::Tags => "tags",
+            Self::Referrers => "referrers",
             Self::Token => "token",
             Self::Probe => "probe",
         }

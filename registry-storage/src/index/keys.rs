@@ -10,6 +10,7 @@
 //! | `accessed` | `b` or `m`, *digest* | milliseconds since 1970, 8 bytes |
 //! | `tags` | *origin* tag | times of fetch and validation, 8 bytes each; *digest* |
 //! | `links` | *origin* `b` or `m`, *digest* | nothing, or size, 8 bytes |
+//! | `referrers` | *origin* *digest* of the subject | time of validation, 8 bytes; 0 none, 1 list; the list, as an index in JSON |
 //!
 //! *digest* is the algorithm's name, `:` and the hash; *origin* is upstream, NUL, repository, NUL.
 //! No name holds a NUL and NUL is below every byte of a name, so no origin's keys run into
@@ -17,7 +18,8 @@
 //! readers ignore what they do not know there.
 
 use registry_core::{
-    Algorithm, Digest, LinkTarget, Origin, Repository, TagRecord, Timestamp, UpstreamId,
+    Algorithm, Digest, LinkTarget, Origin, Referrers, ReferrersRecord, Repository, TagRecord,
+    Timestamp, UpstreamId,
 };
 
 /// The row was written for a file that nobody verified since: it was found by a rebuild.
@@ -163,6 +165,36 @@ pub(crate) fn decode_tag(value: &[u8]) -> Option<TagRecord> {
     })
 }
 
+pub(crate) fn referrers_key(origin: &Origin, subject: Digest) -> Vec<u8> {
+    let mut key = origin_prefix(origin);
+    push_digest(&mut key, subject);
+    key
+}
+
+pub(crate) fn encode_referrers(record: &ReferrersRecord) -> Vec<u8> {
+    let mut value = record.validated_at.as_millis().to_be_bytes().to_vec();
+    match &record.referrers {
+        None => value.push(0),
+        Some(referrers) => {
+            value.push(1);
+            value.extend_from_slice(&referrers.to_index());
+        }
+    }
+    value
+}
+
+pub(crate) fn decode_referrers(value: &[u8]) -> Option<ReferrersRecord> {
+    let (kind, index) = value.get(8..)?.split_first()?;
+    Some(ReferrersRecord {
+        validated_at: Timestamp::from_millis(u64_of(value)?),
+        referrers: match kind {
+            0 => None,
+            1 => Some(Referrers::of_index(None, index).ok()?),
+            _ => return None,
+        },
+    })
+}
+
 /// The integer that some bytes begin with.
 pub(crate) fn u64_of(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().copied().map(u64::from_be_bytes)
@@ -231,7 +263,20 @@ mod tests {
                 validated_at: Timestamp::from_millis(u64::MAX),
             };
             assert_eq!(decode_tag(&encode_tag(&record)), Some(record));
+            let list = format!(r#"{{"manifests":[{{ "digest":"{digest}" }}]}}"#);
+            let list = Referrers::of_index(None, list.as_bytes()).unwrap();
+            for referrers in [None, Some(Referrers::default()), Some(list)] {
+                let record = ReferrersRecord {
+                    referrers,
+                    validated_at: Timestamp::from_millis(u64::MAX),
+                };
+                let encoded = encode_referrers(&record);
+                assert_eq!(decode_referrers(&encoded), Some(record));
+                assert_eq!(decode_referrers(&encoded[..8]), None);
+            }
         }
+        assert_eq!(decode_referrers(&[0, 0, 0, 0, 0, 0, 0, 0, 1, b'x']), None);
+        assert_eq!(decode_referrers(&[0, 0, 0, 0, 0, 0, 0, 0, 2]), None);
     }
 
     #[test]

@@ -77,6 +77,7 @@ struct Trees {
     accessed: sled::Tree,
     tags: sled::Tree,
     links: sled::Tree,
+    referrers: sled::Tree,
 }
 
 impl Trees {
@@ -98,6 +99,7 @@ impl Trees {
                 accessed: db.open_tree("accessed")?,
                 tags: db.open_tree("tags")?,
                 links: db.open_tree("links")?,
+                referrers: db.open_tree("referrers")?,
                 db,
             })
         };
@@ -304,8 +306,8 @@ fn store_error(operation: StoreOperation, error: sled::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use registry_core::BlobStat;
     use registry_core::testing::content::digest_of;
+    use registry_core::{BlobStat, Origin, ReferrersRecord, Repository, Timestamp, UpstreamId};
     use tempfile::TempDir;
 
     use super::keys::BlobRow;
@@ -374,6 +376,30 @@ mod tests {
         // One that asked when the first was under way already is not covered by it.
         index.flush().unwrap();
         assert_eq!(index.flushes_begun.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn an_index_from_before_there_were_lists_of_referrers_opens() {
+        let dir = TempDir::new().unwrap();
+        let older = index(&dir);
+        put(&older, 1);
+        let dropped = older.write(|trees| trees.db.drop_tree("referrers"));
+        assert!(dropped.unwrap());
+        older.close().unwrap();
+        let index = index(&dir);
+        assert_eq!(sizes(&index), [1]);
+        let origin = Origin::new(
+            UpstreamId::parse("ghcr.io").unwrap(),
+            Repository::parse("org/app").unwrap(),
+        );
+        let subject = digest_of(b"");
+        assert_eq!(index.referrers(&origin, subject).unwrap(), None);
+        let record = ReferrersRecord {
+            referrers: None,
+            validated_at: Timestamp::from_millis(1),
+        };
+        index.put_referrers(&origin, subject, &record).unwrap();
+        assert_eq!(index.referrers(&origin, subject).unwrap(), Some(record));
     }
 
     #[test]

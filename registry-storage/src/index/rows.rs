@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use registry_core::{
-    BlobStat, Digest, Link, LinkTarget, Origin, StoreError, Tag, TagRecord, Timestamp, UpstreamId,
+    BlobStat, Digest, Link, LinkTarget, Origin, ReferrersRecord, StoreError, Tag, TagRecord,
+    Timestamp, UpstreamId,
 };
 
 use super::keys::{self, BlobRow, Intent};
 use super::{Index, lock};
+use crate::options::REFERRERS_RECORD_BYTES_MAX;
 
 impl Index {
     pub(crate) fn blob(&self, digest: Digest) -> Result<Option<BlobRow>, StoreError> {
@@ -162,6 +164,42 @@ impl Index {
             }
             Ok(tags)
         })
+    }
+
+    pub(crate) fn referrers(
+        &self,
+        origin: &Origin,
+        subject: Digest,
+    ) -> Result<Option<ReferrersRecord>, StoreError> {
+        let value = self.read(|trees| trees.referrers.get(keys::referrers_key(origin, subject)))?;
+        Ok(value.and_then(|value| keys::decode_referrers(&value)))
+    }
+
+    /// Records referrers; of more than [`REFERRERS_RECORD_BYTES_MAX`] bytes, that nothing is known.
+    pub(crate) fn put_referrers(
+        &self,
+        origin: &Origin,
+        subject: Digest,
+        record: &ReferrersRecord,
+    ) -> Result<(), StoreError> {
+        let value = keys::encode_referrers(record);
+        if value.len() > REFERRERS_RECORD_BYTES_MAX {
+            self.remove_referrers(origin, subject)?;
+            return Ok(());
+        }
+        let key = keys::referrers_key(origin, subject);
+        self.write(|trees| trees.referrers.insert(key, value))?;
+        Ok(())
+    }
+
+    pub(crate) fn remove_referrers(
+        &self,
+        origin: &Origin,
+        subject: Digest,
+    ) -> Result<bool, StoreError> {
+        let key = keys::referrers_key(origin, subject);
+        let removed = self.write(|trees| trees.referrers.remove(key))?;
+        Ok(removed.is_some())
     }
 
     pub(crate) fn linked(

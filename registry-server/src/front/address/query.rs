@@ -1,4 +1,4 @@
-//! The query: `ns`, `n` and `last`.
+//! The query: `ns`, `n`, `last` and `artifactType`.
 
 use std::borrow::Cow;
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -12,6 +12,7 @@ pub(super) struct Query<'a> {
     namespace: Option<Cow<'a, str>>,
     pub(super) size: Option<u64>,
     pub(super) last: Option<Cow<'a, str>>,
+    pub(super) artifact_type: Option<Cow<'a, str>>,
 }
 
 impl<'a> Query<'a> {
@@ -21,6 +22,7 @@ impl<'a> Query<'a> {
             namespace: None,
             size: None,
             last: None,
+            artifact_type: None,
         };
         let mut size = None;
         for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -31,6 +33,7 @@ impl<'a> Query<'a> {
                     &mut parsed.last,
                     Fault::PageStart(Target::Catalog, NameError::Repository),
                 ),
+                "artifactType" => (&mut parsed.artifact_type, Fault::ArtifactType),
                 _ => continue,
             };
             if slot.replace(value).is_some() {
@@ -39,6 +42,8 @@ impl<'a> Query<'a> {
         }
         // An empty `last` begins at the beginning.
         parsed.last = parsed.last.filter(|last| !last.is_empty());
+        // An empty type is that of nothing, and is sent for want of one.
+        parsed.artifact_type = parsed.artifact_type.filter(|kind| !kind.is_empty());
         parsed.size = size
             .map(|text| digits(&text).ok_or(Fault::PageSize))
             .transpose()?;

@@ -181,20 +181,18 @@ fn a_reference_is_a_tag_or_a_digest() {
         ("/v2/a/b/manifests/x/y", Fault::Tag(NameError::Tag)),
         (
             "/v2/a/b/referrers/sha256:short",
-            Fault::Digest(Target::Manifest, DigestError::Malformed),
+            Fault::Digest(Target::Referrers, DigestError::Malformed),
         ),
         (
-            &format!("/v2/a/b/referrers/{digest}"),
-            Fault::Misplaced(Misplaced::Referrers),
+            "/v2/a/b/referrers/blake3:00",
+            Fault::Digest(Target::Referrers, DigestError::UnsupportedAlgorithm),
         ),
         (
-            "/v2/a/b/blobs/uploads/",
-            Fault::Misplaced(Misplaced::Upload),
+            &format!("/v2/a/b/referrers/{digest}?last=latest"),
+            Fault::PageStart(Target::Referrers, NameError::Digest(DigestError::Malformed)),
         ),
-        (
-            "/v2/a/b/blobs/uploads/1-2-3",
-            Fault::Misplaced(Misplaced::Upload),
-        ),
+        ("/v2/a/b/blobs/uploads/", Fault::Upload),
+        ("/v2/a/b/blobs/uploads/1-2-3", Fault::Upload),
     ] {
         let error = read(target).unwrap_err();
         assert_eq!(error.fault, expected, "{target}");
@@ -355,6 +353,41 @@ fn other_paths_and_methods_are_refused() {
             assert_eq!(error.fault, Fault::Method, "{method} {path}");
         }
     }
+}
+
+#[test]
+fn referrers_are_of_a_digest_and_maybe_of_a_type() {
+    let subject = format!("sha256:{HEX}");
+    for (query, expected) in [
+        ("", (None, None)),
+        ("?artifactType=", (None, None)),
+        (
+            "?ns=quay.io&artifactType=application%2Fspdx%2Bjson",
+            (Some("application/spdx+json"), None),
+        ),
+        (
+            &*format!("?last={subject}&artifactType=a/b"),
+            (Some("a/b"), Some(&*subject)),
+        ),
+    ] {
+        let target = format!("/v2/a/referrers/b/referrers/{subject}{query}");
+        match read(&target) {
+            Ok(Route::Referrers {
+                name,
+                subject: of,
+                artifact_type,
+                page,
+                ..
+            }) => {
+                assert_eq!((&*name, of.to_string()), ("a/referrers/b", subject.clone()));
+                let after = page.after.map(|after| after.to_string());
+                assert_eq!((artifact_type.as_deref(), after.as_deref()), expected);
+            }
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+    let twice = format!("/v2/a/referrers/{subject}?artifactType=a&artifactType=a");
+    assert_eq!(fault(&twice), Fault::ArtifactType);
 }
 
 #[test]

@@ -17,6 +17,9 @@ impl Target {
             Self::Manifest => Code::ManifestUnknown,
             Self::Blob => Code::BlobUnknown,
             Self::Tags | Self::Catalog => Code::NameUnknown,
+            // Not NAME_UNKNOWN: clients take that for the end of the search, and do not ask for the
+            // fallback tag.
+            Self::Referrers => Code::Unsupported,
         }
     }
 
@@ -28,6 +31,10 @@ impl Target {
             Self::Blob => {
                 "the upstream has no such blob in this repository: check the digest, and that the \
                  image is still there"
+            }
+            Self::Referrers => {
+                "the upstream lists no referrers: ask for the fallback tag, which is the digest \
+                 with - for :"
             }
             Self::Tags | Self::Catalog => {
                 "the upstream has no such repository: check its name, and the registry in ns or \
@@ -232,6 +239,13 @@ mod tests {
                 Target::Manifest,
                 S::NOT_FOUND,
                 Code::ManifestUnknown,
+                None,
+            ),
+            (
+                CacheError::NotFound,
+                Target::Referrers,
+                S::NOT_FOUND,
+                Code::Unsupported,
                 None,
             ),
             (

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use registry_core::{DigestError, NameError};
 
-use super::super::address::{Fault, Misplaced, Target};
+use super::super::address::{Fault, Target};
 use super::{ApiError, Code};
 
 impl From<&Fault> for ApiError {
@@ -38,7 +38,10 @@ impl From<&Fault> for ApiError {
                     format!("no manifest has this reference, which is {error}; check the tag");
                 missing(Code::ManifestUnknown, "tag", message)
             }
-            Fault::Misplaced(what) => of_misplaced(*what),
+            Fault::Upload => {
+                let message = "a mirror takes no uploads: push to the registry itself";
+                missing(Code::BlobUploadUnknown, "upload", message.to_owned())
+            }
             Fault::PageSize => {
                 let message =
                     "n is not a number: write how many entries a page may have, once, as in n=100";
@@ -49,6 +52,10 @@ impl From<&Fault> for ApiError {
                 )
             }
             Fault::PageStart(target, error) => of_page_start(*target, *error),
+            Fault::ArtifactType => {
+                let message = "artifactType is given twice: ask for one type at a time, or for all";
+                bad(Code::Unsupported, "artifact-type", message.to_owned())
+            }
         }
     }
 }
@@ -72,25 +79,10 @@ fn of_digest(target: Target, error: DigestError) -> ApiError {
     }
 }
 
-fn of_misplaced(what: Misplaced) -> ApiError {
-    match what {
-        Misplaced::Upload => {
-            let message = "a mirror takes no uploads: push to the registry itself";
-            missing(Code::BlobUploadUnknown, "upload", message.to_owned())
-        }
-        // Not NAME_UNKNOWN: clients would take that for the end of the search, and not ask for the
-        // fallback tag.
-        Misplaced::Referrers => {
-            let message = "the referrers API is not served here: ask for the fallback tag, which \
-                           is the digest with - for :";
-            missing(Code::Unsupported, "referrers", message.to_owned())
-        }
-    }
-}
-
 fn of_page_start(target: Target, error: NameError) -> ApiError {
     let code = match target {
         Target::Tags => Code::TagInvalid,
+        Target::Referrers => Code::DigestInvalid,
         Target::Manifest | Target::Blob | Target::Catalog => Code::NameInvalid,
     };
     let message = format!(
