@@ -161,7 +161,7 @@ impl<T> Clone for Flight<T> {
     }
 }
 
-impl<T: Clone> Flight<T> {
+impl<T: Clone + Send + Sync> Flight<T> {
     /// Its answer, however late.
     pub(super) async fn landed(mut self) -> Answer<T> {
         let landed = |stage: &Stage<T>| matches!(stage, Stage::Landed(_));
@@ -191,7 +191,7 @@ struct Landing<K: Eq + Hash, T> {
     stage: watch::Sender<Stage<T>>,
 }
 
-impl<K: Eq + Hash, T> Landing<K, T> {
+impl<K: Eq + Hash + Send + Sync, T: Send + Sync> Landing<K, T> {
     /// What the work gives; says so when it is late.
     async fn wait_for(
         &mut self,
@@ -206,7 +206,7 @@ impl<K: Eq + Hash, T> Landing<K, T> {
             // Before anyone learns of it: whoever was told to wait no longer, and comes back at
             // once, is not made to wait for another flight.
             if let Some(question) = &mut self.question {
-                question.is_late();
+                question.late();
             }
             self.stage.send_replace(Stage::Late);
         }
@@ -216,7 +216,7 @@ impl<K: Eq + Hash, T> Landing<K, T> {
     fn tell(self, answer: Answer<T>) {
         drop(self.place);
         match self.question {
-            Some(question) if answer.is_ok() => question.is_answered(),
+            Some(question) if answer.is_ok() => question.answered(),
             question => drop(question),
         }
         self.stage.send_replace(Stage::Landed(answer));

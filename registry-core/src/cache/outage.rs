@@ -61,7 +61,7 @@ pub(super) struct Question {
 
 impl Question {
     /// Its budget is over.
-    pub(super) fn is_late(&mut self) {
+    pub(super) fn late(&mut self) {
         let mut outages = self.outages.lock();
         let silence = outages.entry(self.upstream.clone()).or_default();
         if silence.answers == self.answers && !self.is_overdue {
@@ -71,7 +71,7 @@ impl Question {
     }
 
     /// The upstream has answered it: it is silent no longer, whatever else is overdue.
-    pub(super) fn is_answered(self) {
+    pub(super) fn answered(self) {
         let mut outages = self.outages.lock();
         let silence = outages.entry(self.upstream.clone()).or_default();
         silence.answers += 1;
@@ -101,9 +101,9 @@ mod tests {
         let [one, two] = ["one.example", "two.example"].map(|id| UpstreamId::parse(id).unwrap());
         let (mut first, mut second) = (outages.ask(&one), outages.ask(&one));
         assert!(!outages.is_silent(&one), "one that is asked is not overdue");
-        first.is_late();
-        first.is_late();
-        second.is_late();
+        first.late();
+        first.late();
+        second.late();
         assert!(outages.is_silent(&one));
         assert!(!outages.is_silent(&two));
         drop(first);
@@ -117,16 +117,16 @@ mod tests {
         let outages = Arc::new(Outages::default());
         let one = UpstreamId::parse("one.example").unwrap();
         let (mut overdue, mut later) = (outages.ask(&one), outages.ask(&one));
-        overdue.is_late();
-        outages.ask(&one).is_answered();
+        overdue.late();
+        outages.ask(&one).answered();
         assert!(!outages.is_silent(&one));
-        later.is_late();
+        later.late();
         assert!(
             !outages.is_silent(&one),
             "it has answered since that was asked"
         );
         let mut anew = outages.ask(&one);
-        anew.is_late();
+        anew.late();
         assert!(outages.is_silent(&one));
         // What the answer has made meaningless counts nothing down.
         drop((overdue, later));

@@ -33,12 +33,13 @@ impl<H> Standby<H> {
     }
 
     /// What a flight brings; `None` where it is late and there is something to answer with.
-    pub(super) async fn wait_for<T: Clone>(
+    pub(super) async fn wait_for<T>(
         &self,
         flight: Result<Flight<Option<T>>, CacheError>,
     ) -> Option<Said<T>>
     where
         H: Sync,
+        T: Clone + Send + Sync,
     {
         match flight {
             Ok(flight) if self.is_nothing() => Some(flight.landed().await),
