@@ -160,7 +160,11 @@ async fn a_black_hole_costs_the_budget_and_no_more() {
     let image = setup
         .origin
         .add_image("library/app", "latest", &ImageSpec::new(1));
+    setup
+        .origin
+        .move_tag("library/app", "other", image.root().digest);
     get(mirror, &manifest_path("latest")).await;
+    get(mirror, &manifest_path("other")).await;
     setup
         .origin
         .fault(Match::any(), Times::Always, Fault::BlackHole);
@@ -180,6 +184,16 @@ async fn a_black_hole_costs_the_budget_and_no_more() {
             .contains("detail=timeout"),
         "{answer:?}"
     );
+
+    // Nor does the next one, nor another tag of the same upstream, while that question is open.
+    let asked = setup.origin.total();
+    for reference in ["latest", "other"].iter().cycle().take(50) {
+        let answer = get(mirror, &manifest_path(reference)).await;
+        assert_eq!(sha256(&answer.body), image.root().digest);
+        let status = answer.header("cache-status").unwrap();
+        assert!(status.contains("detail=timeout"), "{status}");
+    }
+    assert_eq!(setup.origin.total(), asked);
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 //! tags where a registry has none; online, warm, and offline.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
-use registry_core::{Descriptor, Digest};
+use registry_core::{Descriptor, Digest, Limits};
 use registry_server::Mirror;
 use registry_server::testing::{
     Fault, FixtureRegistry, ImageSpec, Match, Object, ReferrersApi, Times,
@@ -43,7 +44,12 @@ fn fallback(subject: Digest) -> String {
 
 /// An image, with the registry's API as said.
 async fn setup(api: Option<ReferrersApi>) -> (Setup, Descriptor) {
-    let setup = Setup::new().await;
+    // So that nothing is answered offline only because it was asked for a moment before.
+    let limits = Limits {
+        negative_attached_ttl: Duration::ZERO,
+        ..Limits::default()
+    };
+    let setup = Setup::with(|builder, _| builder.cache_limits(limits)).await;
     setup.origin.behave(|behaviour| behaviour.referrers = api);
     let image = setup
         .origin
@@ -300,13 +306,26 @@ async fn that_there_are_none_is_the_same_offline() {
     let with_api = [(api, None)].into_iter();
     let without_api = without_api().into_iter().map(|fault| (None, fault));
     for (api, fault) in with_api.chain(without_api) {
-        let (setup, _) = setup(api).await;
+        let (setup, subject) = setup(api).await;
         if let Some(fault) = &fault {
             let when = Match::object(Object::Referrers);
             setup.origin.fault(when, Times::Always, fault.clone());
         }
         let found = is_the_same_offline(&setup).await;
         assert_eq!(found, [const { Verified::new() }; 4], "{fault:?}");
+        let path = manifest_path(fallback(subject.digest) + ".sig");
+        let answer = get(setup.mirror.addr(), &path).await;
+        assert_eq!(
+            (answer.status(), &*answer.error_code()),
+            (404, "MANIFEST_UNKNOWN")
+        );
+        let warning = answer
+            .header("warning")
+            .expect("it says that it is not confirmed");
+        assert!(
+            warning.starts_with("299 ") && warning.contains("unavailable"),
+            "{warning}"
+        );
     }
 }
 

@@ -127,6 +127,8 @@ impl ApiError {
                 retry_after.unwrap_or(limits.retry_after),
                 limits,
             )),
+            // Not 503, also where we know that it will not be asked for a while: containerd 2.1 and
+            // later repeat that once where we are their last host, and it would be in vain.
             UpstreamError::Unavailable { .. } => Self::new(
                 StatusCode::BAD_GATEWAY,
                 Code::Unavailable,
