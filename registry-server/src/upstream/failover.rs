@@ -196,7 +196,9 @@ impl Visit {
             return Err(self.limited(pass, reply.failure()));
         }
         pass.answered();
-        let is_ill = status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
+        // That something is not implemented is a registry's way, and no illness.
+        let is_ill = status == StatusCode::REQUEST_TIMEOUT
+            || (status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED);
         if is_ill && reply.is_trusted() {
             line.note(Sign::Ill, Some(&reply.failure()));
         } else if question.method == Method::HEAD || !status.is_success() || !reply.is_trusted() {

@@ -551,3 +551,23 @@ async fn lists_have_their_limits() {
     assert_eq!(get(setup.mirror.addr(), &path).await.status(), 502);
     assert_eq!(get(setup.mirror.addr(), &path).await.status(), 200);
 }
+
+/// That a registry has no such API is no sign that it is ill: it is asked for all else as before.
+#[tokio::test]
+async fn a_registry_without_the_api_is_not_rested() {
+    let (setup, _) = setup(None).await;
+    let fault = Fault::Answer {
+        status: 501,
+        headers: Vec::new(),
+        body: Bytes::new(),
+    };
+    let when = Match::object(Object::Referrers);
+    setup.origin.fault(when, Times::Always, fault);
+    for n in 10..30 {
+        let subject = format!("sha256:{}", n.to_string().repeat(32));
+        let path = referrers_path(Digest::parse(&subject).unwrap(), "");
+        assert_eq!(get(setup.mirror.addr(), &path).await.status(), 404);
+    }
+    let answer = get(setup.mirror.addr(), &manifest_path("latest")).await;
+    assert_eq!(answer.status(), 200, "{answer:?}");
+}
