@@ -11,9 +11,32 @@ pub struct Limits {
     pub held_back_bytes: u64,
     /// Bytes that a reader of a fill gets at a time.
     pub chunk_bytes: usize,
-    /// How far past what a fill holds a range may begin and still be waited for; further ahead,
-    /// the client gets a request of its own upstream.
+    /// How far past what a fill has reached a range may begin and still be waited for; further
+    /// ahead, a part is fetched there on a request of its own.
     pub range_ahead_bytes_max: u64,
+    /// The first part that is fetched ahead of a fill for a client that does not say where it will
+    /// stop; each further one, as it reads on, is twice as long.
+    pub segment_bytes_min: u64,
+    /// The longest part that is fetched ahead of a fill.
+    pub segment_bytes_max: u64,
+    /// The shortest stretch that is here already for which a fill lets go of its download, to go on
+    /// behind it with another: it costs a round trip.
+    pub jump_bytes_min: u64,
+    /// In how many pieces a fill may be; further ranges ahead of it are passed through.
+    pub pieces_max: usize,
+    /// How often in a row a download that broke off is asked for again to little avail.
+    pub resumes_max: u32,
+    /// Bytes that are more than little.
+    pub resume_progress_bytes: u64,
+    /// Wait before the second time in a row; it doubles from there.
+    pub resume_delay_min: Duration,
+    /// The longest such wait, also where the upstream asks for one.
+    pub resume_delay_max: Duration,
+    /// How long a download that breaks off again and again is asked for again.
+    pub resume_time_max: Duration,
+    /// How many blobs are remembered whose parts did not make up the whole: they are fetched at
+    /// once or not at all.
+    pub suspects_max: usize,
     /// Fills at a time; further ones wait for their turn.
     pub fills_max: usize,
     /// Fills beyond those that may wait for their turn, or for the store to commit; further ones
@@ -22,8 +45,8 @@ pub struct Limits {
     /// Questions to upstreams at a time of each kind (what a tag names, a manifest, proof of
     /// access), each shared by all who ask it; further ones are refused.
     pub flights_max: usize,
-    /// Requests at a time that go upstream without being stored: ranges far ahead of a fill, and
-    /// everything while the store is failing.
+    /// Requests at a time that go upstream besides those of fills: parts that are fetched ahead of
+    /// them, and everything that is not stored, while the store is failing.
     pub bypasses_max: usize,
     /// How long a fill, a bypass or a lookup waits for its turn or for the upstream's headers.
     pub upstream_wait_max: Duration,
@@ -56,6 +79,16 @@ impl Default for Limits {
             held_back_bytes: 16 << 10,
             chunk_bytes: 64 << 10,
             range_ahead_bytes_max: 4 << 20,
+            segment_bytes_min: 1 << 20,
+            segment_bytes_max: 4 << 20,
+            jump_bytes_min: 1 << 20,
+            pieces_max: 1_024,
+            resumes_max: 5,
+            resume_progress_bytes: 64 << 10,
+            resume_delay_min: Duration::from_millis(250),
+            resume_delay_max: Duration::from_secs(5),
+            resume_time_max: Duration::from_secs(120),
+            suspects_max: 1_024,
             fills_max: 64,
             fills_waiting_max: 1_024,
             flights_max: 4_096,

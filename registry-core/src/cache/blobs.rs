@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::fill::{End, Fill, Head, Part};
-use super::follow::{follow, pass_range, pass_whole, releasable};
+use super::fill::{Errand, Fill, Part};
+use super::follow::{Found, Ready, Seeker, resolve};
 use super::negative::Absent;
+use super::pass::{pass_range, pass_whole};
+use super::spool::End;
 use super::status::{BypassReason, CacheStatus, Served};
 use super::{CacheError, Inner, RegistryCache};
 use crate::{
@@ -162,13 +164,9 @@ impl Ask<'_> {
         if let Some(size) = self.stored_size().await {
             return Ok(Served::new(size, status));
         }
-        if let Some(head) = self
-            .cache
-            .fills
-            .get(self.digest)
-            .and_then(|fill| fill.progress().head)
-        {
-            return Ok(Served::new(head.size, CacheStatus::Follow));
+        let fill = self.cache.fills.get(self.digest);
+        if let Some(size) = fill.and_then(|mut fill| fill.size()) {
+            return Ok(Served::new(size, CacheStatus::Follow));
         }
         if status == CacheStatus::Hit {
             // Linked by a manifest, and not stored: whether it can be had is for the upstream to say.
@@ -217,7 +215,7 @@ impl Ask<'_> {
     /// Whether a fill was begun for the same origin and caller: then its success is the proof of
     /// access, and its failure is ours.
     fn shares(&self, fill: &Fill) -> bool {
-        fill.origin == *self.origin && fill.caller == *self.caller
+        fill.errand.origin == *self.origin && fill.errand.caller == *self.caller
     }
 
     async fn open(&self) -> Result<Opened, CacheError> {
@@ -246,76 +244,83 @@ impl Ask<'_> {
 
     async fn through_fill(&self, link: Option<Link>) -> Result<Turn, CacheError> {
         let size = link.and_then(|link| link.size);
-        let (mut fill, status) =
-            match self
-                .cache
-                .fill(self.origin, self.digest, size, self.caller)?
-            {
-                Part::Leads(fill) => (fill, CacheStatus::Miss),
-                // It began after we looked: ask for proof of access first.
-                Part::Follows(fill) if link.is_none() && !self.shares(&fill) => {
-                    return Ok(Turn::Again);
-                }
-                Part::Follows(fill) => (fill, CacheStatus::Follow),
-            };
-        if let Some(first) = self.first(size)?
-            && let Some(passed) = self.past(&fill, first, size).await?
-        {
-            return Ok(Turn::Served(passed));
+        if let Some(size) = size {
+            // A range that lies outside is refused without a download.
+            resolve(self.range, size)?;
         }
-        let Some(progress) = fill.wait(|now| now.head.is_some()).await else {
-            return Ok(Turn::Again);
+        let errand = Errand {
+            origin: self.origin.clone(),
+            digest: self.digest,
+            caller: self.caller.clone(),
         };
-        match (progress.head, progress.end) {
-            (_, Some(End::Failed(error))) => self.after(&fill, size, error).await,
-            (Some(head), _) => self.through_spool(fill, head, size, status).await,
-            (None, _) => Ok(Turn::Again),
+        let (fill, status) = match self.cache.fill(errand, link)? {
+            Part::Leads(fill) => (fill, CacheStatus::Miss),
+            // It began after we looked: ask for proof of access first.
+            Part::Follows(fill) if link.is_none() && !self.shares(&fill) => {
+                return Ok(Turn::Again);
+            }
+            Part::Follows(fill) => (fill, CacheStatus::Follow),
+        };
+        let shares = self.shares(&fill);
+        let mut seeker = Seeker::new(self.cache, fill, self.range);
+        loop {
+            seeker = match seeker.find().await? {
+                Found::Ready(ready) => {
+                    return self.through_spool(ready, size, status, shares).await;
+                }
+                Found::Ended(end) => return self.after(end, size, shares).await,
+                Found::Scattered(seeker) => match self.past(size).await? {
+                    Some(passed) => return Ok(Turn::Served(passed)),
+                    None => seeker,
+                },
+            };
         }
     }
 
-    /// What a fill's failure before its first byte means for us.
-    async fn after(
-        &self,
-        fill: &Fill,
-        size: Option<u64>,
-        error: CacheError,
-    ) -> Result<Turn, CacheError> {
-        match error {
+    /// The range on a request of its own, without being kept. `None` where the fill, which goes on,
+    /// has to be waited for.
+    async fn past(&self, size: Option<u64>) -> Result<Option<ServedBlob>, CacheError> {
+        if self.cache.bypass_permits.available_permits() == 0 {
+            return Ok(None);
+        }
+        match self.bypass(size, BypassReason::RangeAhead).await {
+            Ok(served) => Ok(Some(served)),
+            Err(CacheError::Overloaded | CacheError::Upstream(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the end of a fill means for us that has left nothing to read.
+    async fn after(&self, end: End, size: Option<u64>, shares: bool) -> Result<Turn, CacheError> {
+        match end {
             // Whatever breaks in the cache, the client still gets its image.
-            CacheError::Store(_) => self
+            End::Failed(CacheError::Store(_)) => self
                 .bypass(size, BypassReason::StoreFailing)
                 .await
                 .map(Turn::Served),
-            error if self.shares(fill) => Err(error),
-            _ => Ok(Turn::Again),
+            End::Failed(error) if shares => Err(error),
+            End::Failed(_) | End::Stored | End::Lost | End::Whole => Ok(Turn::Again),
         }
     }
 
     async fn through_spool(
         &self,
-        mut fill: Fill,
-        head: Head,
+        mut ready: Ready,
         size: Option<u64>,
         status: CacheStatus,
+        shares: bool,
     ) -> Result<Turn, CacheError> {
-        let limits = &self.cache.limits;
-        let range = resolve(self.range, head.size)?;
-        if self.first(size)?.is_none()
-            && let Some(passed) = self.past(&fill, range.start(), Some(head.size)).await?
-        {
-            return Ok(Turn::Served(passed));
+        match ready.verdict().await {
+            None | Some(End::Whole) => {}
+            Some(end) => return self.after(end, size, shares).await,
         }
-        if range.start() >= releasable(head.size, limits) {
-            // Nothing could be sent before the digest is known: then a failure can still be a
-            // status instead of a body that breaks off.
-            match fill.wait(|_| false).await.and_then(|progress| progress.end) {
-                Some(End::Whole) => {}
-                Some(End::Failed(error)) => return self.after(&fill, size, error).await,
-                Some(End::Stored) | None => return Ok(Turn::Again),
-            }
-        }
-        let size = head.size;
-        let payload = BlobPayload::Stream(follow(fill, head, range, limits));
+        let status = if ready.has_fetched() {
+            CacheStatus::Bypass(BypassReason::RangeAhead)
+        } else {
+            status
+        };
+        let (size, range) = (ready.size, ready.range);
+        let payload = BlobPayload::Stream(ready.into_body());
         Ok(Turn::Served(Served::new(
             BlobBody {
                 size,
@@ -324,41 +329,6 @@ impl Ask<'_> {
             },
             status,
         )))
-    }
-
-    /// Where the bytes asked for begin; `None` where that depends on a size that is not known.
-    fn first(&self, size: Option<u64>) -> Result<Option<u64>, CacheError> {
-        Ok(match (self.range, size) {
-            (range, Some(size)) => Some(resolve(range, size)?.start()),
-            (None, None) => Some(0),
-            (Some(RangeRequest::From { first } | RangeRequest::FromTo { first, .. }), None) => {
-                Some(first)
-            }
-            (Some(RangeRequest::Suffix { .. }), None) => None,
-        })
-    }
-
-    /// The range on a request of its own, where it begins far ahead of what the fill has reached.
-    /// `None` where the fill will serve it sooner, or the upstream does not do ranges.
-    async fn past(
-        &self,
-        fill: &Fill,
-        first: u64,
-        size: Option<u64>,
-    ) -> Result<Option<ServedBlob>, CacheError> {
-        let progress = fill.progress();
-        let reached = progress
-            .written
-            .saturating_add(self.cache.limits.range_ahead_bytes_max);
-        if progress.end.is_some() || first <= reached {
-            return Ok(None);
-        }
-        match self.bypass(size, BypassReason::RangeAhead).await {
-            Ok(served) => Ok(Some(served)),
-            // The fill goes on, and will get there.
-            Err(CacheError::Overloaded | CacheError::Upstream(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// From the upstream to this client alone.
@@ -375,7 +345,7 @@ impl Ask<'_> {
             .map_err(|_| CacheError::Closed)?;
         let blob = self
             .cache
-            .upstream_blob(self.origin, self.digest, self.range, self.caller)
+            .upstream_blob(self.origin, self.digest, self.range, None, self.caller)
             .await
             .inspect_err(|error| {
                 if matches!(error, CacheError::NotFound) {
@@ -410,15 +380,6 @@ impl Ask<'_> {
             },
             CacheStatus::Bypass(reason),
         ))
-    }
-}
-
-fn resolve(range: Option<RangeRequest>, size: u64) -> Result<ByteRange, CacheError> {
-    match range {
-        None => Ok(ByteRange::whole(size)),
-        Some(range) => range
-            .resolve(size)
-            .ok_or(CacheError::RangeNotSatisfiable { size }),
     }
 }
 

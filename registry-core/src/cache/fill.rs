@@ -1,80 +1,68 @@
 //! Fills: the one download of a missing blob, which everyone who wants it reads while it grows.
 //!
 //! A fill belongs to the cache (I7). It runs on a task of its own, writes to a spool of the blob
-//! store, and tells its progress on a watch channel; clients, the one that caused it included, are
-//! readers of the spool. What it tells only ever grows: a head, more bytes, an end. An end that is
-//! a failure is never mistaken for the end of the bytes, since both are told apart by type.
+//! store, and tells its progress; clients, the one that caused it included, are readers of the
+//! spool. This module owns the table of fills and the life of each, from its turn to its commit;
+//! how the bytes come together is `conduct`'s.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use super::follow::next_chunk;
+use super::conduct::Conductor;
 use super::negative::Absent;
+use super::spool::{End, Spool, State};
 use super::{CacheError, Inner};
-use crate::{
-    BlobSink, Caller, Digest, Hasher, Link, LinkTarget, Origin, SpoolReader, StoreOperation,
-    UpstreamBlob, UpstreamError, Verified,
-};
+use crate::{BlobSink, Caller, Digest, Link, LinkTarget, Origin, StoreOperation, Verified};
+
+/// What is fetched, from where and for whom.
+#[derive(Clone, Debug)]
+pub(super) struct Errand {
+    pub(super) origin: Origin,
+    pub(super) digest: Digest,
+    /// Only who asks for the same origin as the same caller shares a fill without proof of access
+    /// (I5).
+    pub(super) caller: Caller,
+}
 
 /// A download under way, as its readers see it.
 #[derive(Clone)]
 pub(super) struct Fill {
-    /// Where it is fetched from, and for whom: only they share it without proof of access (I5).
-    pub(super) origin: Origin,
-    pub(super) caller: Caller,
-    progress: watch::Receiver<Progress>,
-}
-
-/// How far a fill has come.
-#[derive(Clone, Default)]
-pub(super) struct Progress {
-    /// What is known once bytes arrive and can be read.
-    pub(super) head: Option<Head>,
-    /// Bytes that can be read from the spool.
-    pub(super) written: u64,
-    /// How it ended.
-    pub(super) end: Option<End>,
-}
-
-/// How a fill ended.
-#[derive(Clone)]
-pub(super) enum End {
-    /// Every byte is in the spool, and the digest matches.
-    Whole,
-    /// It never began: an earlier fill had committed the blob just before.
-    Stored,
-    /// There are not, or not all, of the right bytes.
-    Failed(CacheError),
-}
-
-/// A blob that is arriving.
-#[derive(Clone)]
-pub(super) struct Head {
-    pub(super) size: u64,
-    pub(super) reader: Arc<dyn SpoolReader>,
+    pub(super) errand: Errand,
+    pub(super) spool: Arc<Spool>,
+    state: watch::Receiver<State>,
 }
 
 impl Fill {
-    /// How far it has come by now.
-    pub(super) fn progress(&self) -> Progress {
-        self.progress.borrow().clone()
+    /// How it is going by now. To be let go of before anything is waited for.
+    pub(super) fn state(&mut self) -> watch::Ref<'_, State> {
+        self.state.borrow_and_update()
     }
 
-    /// Waits until `ready` holds of the progress, or the fill has ended. `None` where it was lost:
-    /// its task died without an end (a panic, or shutdown).
-    pub(super) async fn wait(
-        &mut self,
-        mut ready: impl FnMut(&Progress) -> bool,
-    ) -> Option<Progress> {
-        let progress = self
-            .progress
-            .wait_for(|now| now.end.is_some() || ready(now))
-            .await;
-        progress.ok().map(|now| now.clone())
+    /// Waits until something is different from when it was last looked at.
+    pub(super) async fn changed(&mut self) {
+        let changed = self.state.changed().await;
+        changed.expect("the sender is in the spool, which is held here");
+    }
+
+    /// Waits until it has ended.
+    pub(super) async fn ended(&mut self) -> End {
+        loop {
+            if let Some(end) = self.state().end.clone() {
+                return end;
+            }
+            self.changed().await;
+        }
+    }
+
+    /// The size of the blob, where the fill has got so far that it can be relied on.
+    pub(super) fn size(&mut self) -> Option<u64> {
+        let state = self.state();
+        state.size.filter(|_| state.begun)
     }
 }
 
@@ -82,6 +70,8 @@ impl Fill {
 #[derive(Clone, Default)]
 pub(super) struct Fills {
     table: Arc<Mutex<HashMap<Digest, Fill>>>,
+    /// Digests whose last fill was put together from parts, and wrong.
+    suspects: Arc<Mutex<VecDeque<Digest>>>,
 }
 
 /// One's part in a fill.
@@ -95,18 +85,32 @@ pub(super) enum Part {
 impl Fills {
     /// The fill of `digest` under way, if there is one.
     pub(super) fn get(&self, digest: Digest) -> Option<Fill> {
-        self.lock().get(&digest).cloned()
+        lock(&self.table).get(&digest).cloned()
     }
 
     /// How many are under way.
     pub(super) fn active(&self) -> usize {
-        self.lock().len()
+        lock(&self.table).len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Fill>> {
-        // Nothing panics while it holds the lock; if something did, the table is still whole.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_suspect(&self, digest: Digest) -> bool {
+        lock(&self.suspects).contains(&digest)
     }
+
+    /// Takes note that parts of this blob did not make up the whole.
+    fn suspect(&self, digest: Digest, suspects_max: usize) {
+        let mut suspects = lock(&self.suspects);
+        suspects.retain(|suspect| *suspect != digest);
+        suspects.push_back(digest);
+        while suspects.len() > suspects_max {
+            suspects.pop_front();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds a lock; if something did, what it guards is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes a fill out of the table when its task ends, however it ends.
@@ -117,22 +121,31 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.fills.lock().remove(&self.digest);
+        lock(&self.fills.table).remove(&self.digest);
+    }
+}
+
+/// Tells that a fill has died, where it has not told how it ended.
+struct Obituary(Arc<Spool>);
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        self.0.end(End::Lost);
     }
 }
 
 impl Inner {
-    /// Joins the fill of `digest`, or begins it. `size` is what a manifest says of it.
+    /// Joins the fill of a blob, or begins it. `link` is what is known of it in this origin.
     pub(super) fn fill(
         self: &Arc<Self>,
-        origin: &Origin,
-        digest: Digest,
-        size: Option<u64>,
-        caller: &Caller,
+        errand: Errand,
+        link: Option<Link>,
     ) -> Result<Part, CacheError> {
         let limits = &self.limits;
+        let digest = errand.digest;
         let active_max = limits.fills_max.saturating_add(limits.fills_waiting_max);
-        let mut table = self.fills.lock();
+        let whole_only = self.fills.is_suspect(digest);
+        let mut table = lock(&self.fills.table);
         let active = table.len();
         let vacant = match table.entry(digest) {
             Entry::Occupied(fill) => return Ok(Part::Follows(fill.get().clone())),
@@ -140,35 +153,28 @@ impl Inner {
             Entry::Vacant(_) if active >= active_max => return Err(CacheError::Overloaded),
             Entry::Vacant(vacant) => vacant,
         };
-        let (sender, progress) = watch::channel(Progress::default());
+        let size = link.and_then(|link| link.size);
+        let spool = Arc::new(Spool::new(size, whole_only));
         let fill = Fill {
-            origin: origin.clone(),
-            caller: caller.clone(),
-            progress,
+            errand: errand.clone(),
+            state: spool.subscribe(),
+            spool: Arc::clone(&spool),
         };
         vacant.insert(fill.clone());
         drop(table);
 
-        let registration = Registration {
-            fills: self.fills.clone(),
-            digest,
-        };
         let work = Work {
             cache: Arc::clone(self),
-            origin: origin.clone(),
-            digest,
-            size,
-            caller: caller.clone(),
-            registration,
-            progress: sender,
+            errand,
+            is_linked: link.is_some(),
+            whole_only,
+            registration: Registration {
+                fills: self.fills.clone(),
+                digest,
+            },
+            obituary: Obituary(spool),
         };
-        self.tasks.spawn(async move |closing| {
-            tokio::select! {
-                () = work.run() => {}
-                // Dropping the work tells its readers: the channel closes without an end.
-                () = closing.cancelled() => {}
-            }
-        });
+        self.tasks.spawn(|closing| work.run(closing));
         Ok(Part::Leads(fill))
     }
 }
@@ -176,181 +182,149 @@ impl Inner {
 /// The task of a fill.
 struct Work {
     cache: Arc<Inner>,
-    origin: Origin,
-    digest: Digest,
-    size: Option<u64>,
-    caller: Caller,
-    // Before `progress`, since fields are dropped in order: whoever learns that a fill has died
+    errand: Errand,
+    is_linked: bool,
+    /// The blob is fetched at once, from its beginning to its end.
+    whole_only: bool,
+    // Before the obituary, since fields are dropped in order: whoever learns that a fill has died
     // begins another, and must not find the dead one in the table.
     registration: Registration,
-    progress: watch::Sender<Progress>,
-}
-
-/// A spool with all its bytes, and the proof that they are right.
-struct Filled {
-    sink: Arc<dyn BlobSink>,
-    verified: Verified,
+    obituary: Obituary,
 }
 
 impl Work {
-    async fn run(self) {
+    async fn run(self, closing: CancellationToken) {
         // Whoever began this may have looked into the store just before an earlier fill committed.
-        let stat = self.cache.stores.blobs.stat(self.digest);
+        let stat = self.cache.stores.blobs.stat(self.errand.digest);
         if let Ok(Some(_)) = self.cache.store(StoreOperation::Stat, stat).await {
             return self.leave(End::Stored);
         }
-        match self.receive().await {
-            Ok(filled) => {
+        match self.receive(&closing).await {
+            Ok((sink, verified)) => {
                 // Readers get the bytes that were held back now: they are right, whatever the
                 // store makes of them (I2). A reader that comes before the commit is done finds
                 // this fill still in the table.
-                self.finish(End::Whole);
-                self.commit(filled).await;
+                self.obituary.0.end(End::Whole);
+                tokio::select! {
+                    () = self.commit(sink, verified) => {}
+                    () = closing.cancelled() => {}
+                }
             }
-            Err(error) => {
-                self.note_failure(&error);
-                self.leave(End::Failed(error));
+            Err(end) => {
+                if let End::Failed(error) = &end {
+                    self.note_failure(error);
+                }
+                self.leave(end);
             }
         }
     }
 
     fn note_failure(&self, error: &CacheError) {
+        let Errand {
+            origin,
+            digest,
+            caller,
+        } = &self.errand;
         if matches!(error, CacheError::NotFound) {
             self.cache
-                .remember_absent(Absent::blob(&self.origin, self.digest, &self.caller));
+                .remember_absent(Absent::blob(origin, *digest, caller));
         } else {
             tracing::warn!(
-                upstream = %self.origin.upstream(),
-                repository = %self.origin.repository(),
-                digest = %self.digest,
+                upstream = %origin.upstream(),
+                repository = %origin.repository(),
+                %digest,
                 error = error as &dyn std::error::Error,
                 "a fill failed"
             );
         }
     }
 
-    /// Downloads, spools and verifies. Dropping the spool on an error discards it.
-    async fn receive(&self) -> Result<Filled, CacheError> {
-        let limits = &self.cache.limits;
-        let permit = timeout(limits.upstream_wait_max, self.cache.fill_permits.acquire());
-        let _permit = permit
-            .await
-            .map_err(|_| CacheError::Overloaded)?
-            .map_err(|_| CacheError::Closed)?;
-        // Before the upstream is asked: a store that cannot take the blob must not cost a request.
-        let sink = self.stage().await?;
-        let blob = self
-            .cache
-            .upstream_blob(&self.origin, self.digest, None, &self.caller)
-            .await?;
-        let size = self.agreed_size(&blob)?;
-        let verified = self.spool(blob, size, sink.as_ref()).await?;
-        // A blob that is empty, or that came without a length, can only be begun now.
-        self.tell(Some(verified.size()), verified.size(), sink.as_ref());
-        Ok(Filled { sink, verified })
+    /// Waits for its turn, and gets the bytes together. What is not to be kept is gone once this
+    /// returns, and what is can be gone on with.
+    async fn receive(
+        &self,
+        closing: &CancellationToken,
+    ) -> Result<(Arc<dyn BlobSink>, Verified), End> {
+        let begin = async {
+            let permit = self.cache.fill_permits.acquire();
+            let permit = timeout(self.cache.limits.upstream_wait_max, permit)
+                .await
+                .map_err(|_| CacheError::Overloaded)?
+                .map_err(|_| CacheError::Closed)?;
+            // Before the upstream is asked: a store that cannot take the blob must not cost a
+            // request.
+            Ok((permit, self.stage().await?))
+        };
+        let (_permit, sink) = tokio::select! {
+            begun = begin => begun.map_err(End::Failed)?,
+            () = closing.cancelled() => return Err(End::Lost),
+        };
+        let spool = &self.obituary.0;
+        spool.attach(&sink);
+        let mut conductor =
+            Conductor::new(&self.cache, &self.errand, spool, &sink, self.whole_only);
+        let outcome = tokio::select! {
+            outcome = conductor.conduct(self.is_linked) => outcome.map_err(End::Failed),
+            error = spool.broken() => Err(End::Failed(error)),
+            () = closing.cancelled() => Err(End::Lost),
+        };
+        drop(conductor);
+        // Whatever the outcome, nobody writes to the spool any more, and nobody else has it.
+        spool.quiesce().await;
+        match outcome {
+            Ok(verified) => Ok((sink, verified)),
+            Err(end) => {
+                if matches!(&end, End::Failed(error) if error.is_mismatch()) {
+                    self.disown(sink);
+                }
+                Err(end)
+            }
+        }
     }
 
-    /// A spool with nothing in it: what an earlier fill left is thrown away.
+    /// A spool, and what an earlier fill of the same blob left in it.
     async fn stage(&self) -> Result<Arc<dyn BlobSink>, CacheError> {
+        let size = self.obituary.0.outlook().0;
+        let mut sink;
         loop {
-            let stage = self.cache.stores.blobs.stage(self.digest, self.size);
-            let sink = self.cache.store(StoreOperation::Write, stage).await?;
-            if sink.kept() == 0 {
+            let stage = self.cache.stores.blobs.stage(self.errand.digest, size);
+            sink = self.cache.store(StoreOperation::Write, stage).await?;
+            let is_too_long = size.is_some_and(|size| sink.kept() > size);
+            if sink.kept() == 0 || !(is_too_long || self.whole_only) {
                 return Ok(sink);
             }
             sink.discard();
         }
     }
 
-    /// The size by the upstream and by the manifest, which must not disagree.
-    fn agreed_size(&self, blob: &UpstreamBlob) -> Result<Option<u64>, CacheError> {
-        if blob.start != 0 {
-            let what = "it answered a range that was not asked for".to_owned();
-            return Err(UpstreamError::Protocol { what }.into());
+    /// Throws away bytes that are wrong. Where they came in parts, the parts may be what is wrong
+    /// with them: then the next fill takes the blob as a whole.
+    fn disown(&self, sink: Arc<dyn BlobSink>) {
+        sink.discard();
+        if self.obituary.0.is_pieced() {
+            let suspects_max = self.cache.limits.suspects_max;
+            self.cache.fills.suspect(self.errand.digest, suspects_max);
         }
-        match (self.size, blob.size) {
-            (Some(expected), Some(received)) if expected != received => {
-                Err(CacheError::Length { expected, received })
-            }
-            (expected, told) => Ok(told.or(expected)),
-        }
-    }
-
-    async fn spool(
-        &self,
-        mut blob: UpstreamBlob,
-        size: Option<u64>,
-        sink: &dyn BlobSink,
-    ) -> Result<Verified, CacheError> {
-        let mut hasher = Hasher::new(self.digest.algorithm());
-        while let Some(chunk) = next_chunk(&mut blob, &self.cache.limits).await? {
-            if let Some(expected) = size
-                && hasher.size() + chunk.len() as u64 > expected
-            {
-                return Err(CacheError::Length {
-                    expected,
-                    received: expected + 1,
-                });
-            }
-            let write = sink.write_at(hasher.size(), chunk.clone());
-            self.cache.store(StoreOperation::Write, write).await?;
-            hasher.update(&chunk);
-            self.tell(size, hasher.size(), sink);
-        }
-        match size {
-            Some(expected) if hasher.size() < expected => Err(CacheError::Length {
-                expected,
-                received: hasher.size(),
-            }),
-            _ => Ok(hasher.verify(self.digest)?),
-        }
-    }
-
-    /// Tells readers what they can read. They learn of the blob with its first bytes, not before:
-    /// an upstream that fails until then is an error they can answer with a status.
-    fn tell(&self, size: Option<u64>, written: u64, sink: &dyn BlobSink) {
-        self.progress.send_modify(|progress| {
-            progress.written = written;
-            if let (None, Some(size)) = (&progress.head, size) {
-                progress.head = Some(Head {
-                    size,
-                    reader: sink.reader(),
-                });
-            }
-        });
-    }
-
-    fn finish(&self, end: End) {
-        self.progress
-            .send_modify(|progress| progress.end = Some(end));
     }
 
     /// Ends without bytes to read: out of the table first, so that whoever learns of it, or comes
     /// from now on, begins anew.
     fn leave(self, end: End) {
         drop(self.registration);
-        self.progress
-            .send_modify(|progress| progress.end = Some(end));
+        self.obituary.0.end(end);
     }
 
     /// Keeps what was verified. The link comes last: without the blob it would only cost a fill,
     /// but a blob without it costs no more than a HEAD.
-    async fn commit(&self, filled: Filled) {
-        let size = filled.verified.size();
-        let commit = filled.sink.commit(filled.verified);
-        if self
-            .cache
-            .store(StoreOperation::Commit, commit)
-            .await
-            .is_ok()
-        {
-            let link = Link {
-                target: LinkTarget::Blob(self.digest),
-                size: Some(size),
-            };
-            if self.cache.grant(&self.origin, vec![link]).await {
-                self.cache.health.took();
-            }
+    async fn commit(&self, sink: Arc<dyn BlobSink>, verified: Verified) {
+        let link = Link {
+            target: LinkTarget::Blob(self.errand.digest),
+            size: Some(verified.size()),
+        };
+        let commit = sink.commit(verified);
+        let committed = self.cache.store(StoreOperation::Commit, commit).await;
+        if committed.is_ok() && self.cache.grant(&self.errand.origin, vec![link]).await {
+            self.cache.health.took();
         }
     }
 }

@@ -4,11 +4,16 @@
 //! - `freshness`, `negative`, `standby`: what may be answered without the upstream; pure.
 //! - `flight`, `outage`: one answer for all who ask the same at the same time, and what to make of
 //!   an upstream that gives none.
-//! - `fill`, `follow`: one download of a missing blob, and the bodies that are read from it.
+//! - `fill`, `spool`, `conduct`, `segment`: one download of a missing blob, whose parts may come out
+//!   of order; `source`, `patience`: where its bytes come from, whatever breaks off; `extents`: who
+//!   has which of them; pure.
+//! - `follow`, `pass`: the bodies that are read from a fill, and those that are passed through.
 //! - `health`, `tasks`: the store's failures, and the tasks that outlive requests.
 
 mod blobs;
+mod conduct;
 mod error;
+mod extents;
 mod fill;
 mod flight;
 mod follow;
@@ -18,7 +23,12 @@ mod listing;
 mod manifests;
 mod negative;
 mod outage;
+mod pass;
+mod patience;
 mod referrers;
+mod segment;
+mod source;
+mod spool;
 mod standby;
 mod status;
 mod tags;
@@ -34,7 +44,7 @@ use tokio::time::timeout;
 use crate::{
     Caller, Clock, Digest, FetchedTags, Limits, Link, LinkTarget, Manifest, Origin, RangeRequest,
     StoreError, StoreOperation, Stores, SystemClock, Tag, Timestamp, UpstreamBlob, UpstreamEntry,
-    UpstreamError, Upstreams,
+    UpstreamError, Upstreams, Validator,
 };
 use fill::Fills;
 use flight::Flights;
@@ -260,10 +270,11 @@ impl Inner {
         origin: &Origin,
         digest: Digest,
         range: Option<RangeRequest>,
+        prior: Option<&Validator>,
         caller: &Caller,
     ) -> Result<UpstreamBlob, CacheError> {
         let upstream = &self.entry(origin)?.upstream;
-        let blob = upstream.blob(origin.repository(), digest, range, None, caller);
+        let blob = upstream.blob(origin.repository(), digest, range, prior, caller);
         self.in_time(blob).await?.ok_or(CacheError::NotFound)
     }
 

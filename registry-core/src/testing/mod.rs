@@ -9,4 +9,6 @@ mod scripted;
 
 pub use clock::ManualClock;
 pub use faulting::{Fault, FaultingStore, Faults, StoreCall};
-pub use scripted::{Act, BodyScript, Call, Calls, Gate, Piece, ScriptedUpstream};
+pub use scripted::{
+    Act, BlobRequest, BodyScript, Call, Calls, ContentScript, Gate, Piece, ScriptedUpstream,
+};

@@ -9,8 +9,9 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
 
 use crate::{
-    Algorithm, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest, Reference, Referrers,
-    Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError, Validator,
+    Algorithm, ByteRange, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest, Reference,
+    Referrers, Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError,
+    Validator,
 };
 
 /// Bytes in one piece of an unscripted body.
@@ -29,6 +30,8 @@ pub enum Call {
     StatBlob,
     /// [`Upstream::blob`].
     Blob,
+    /// [`Upstream::blob`] with a range. What is not scripted for it is as for [`Self::Blob`].
+    BlobPart,
     /// [`Upstream::tags`].
     Tags,
     /// [`Upstream::referrers`].
@@ -48,6 +51,8 @@ pub enum Act {
     Wait(Gate),
     /// Answers a [`Call::Blob`] with this body.
     Body(BodyScript),
+    /// Answers a [`Call::Blob`] from the content, though not as it should.
+    Content(ContentScript),
     /// Answers a [`Call::Manifest`] with this, whatever was asked for.
     Manifest(Manifest),
     /// Panics: the task dies without an answer.
@@ -57,7 +62,50 @@ pub enum Act {
 /// An answer that is scripted, for the call to give.
 enum Scripted {
     Body(BodyScript),
+    Content(ContentScript),
     Manifest(Manifest),
+}
+
+/// How a blob is answered with that is there. The default is as it should be.
+#[derive(Clone, Debug, Default)]
+pub struct ContentScript {
+    /// Takes no notice of ranges.
+    pub ignores_range: bool,
+    /// Tells no size.
+    pub hides_size: bool,
+    /// An entity tag other than usual.
+    pub entity_tag: Option<String>,
+    /// What happens before the byte at an offset within the body; in order.
+    pub before: Vec<(u64, Piece)>,
+    /// The body ends after so many bytes, in good order.
+    pub ends_after: Option<u64>,
+}
+
+impl ContentScript {
+    /// A body that goes on after `bytes` once the gate is open.
+    pub fn held_after(bytes: u64, gate: &Gate) -> Self {
+        Self {
+            before: vec![(bytes, Piece::Wait(gate.clone()))],
+            ..Self::default()
+        }
+    }
+
+    /// A body that breaks off after `bytes`.
+    pub fn cut_after(bytes: u64, error: UpstreamError) -> Self {
+        Self {
+            before: vec![(bytes, Piece::Fail(error))],
+            ..Self::default()
+        }
+    }
+}
+
+/// What a blob was asked for with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobRequest {
+    /// The range.
+    pub range: Option<RangeRequest>,
+    /// What the range goes on from.
+    pub prior: Option<Validator>,
 }
 
 /// The body of a scripted blob.
@@ -177,6 +225,14 @@ struct State {
     always: HashMap<Call, Act>,
     down: Option<UpstreamError>,
     calls: Calls,
+    blob_requests: Vec<BlobRequest>,
+}
+
+impl State {
+    fn scripted(&mut self, call: Call) -> Option<Act> {
+        let once = self.once.get_mut(&call).and_then(VecDeque::pop_front);
+        once.or_else(|| self.always.get(&call).cloned())
+    }
 }
 
 #[derive(Default)]
@@ -248,6 +304,11 @@ impl ScriptedUpstream {
         self.lock().calls
     }
 
+    /// How blobs were asked for so far, in order.
+    pub fn blob_requests(&self) -> Vec<BlobRequest> {
+        self.lock().blob_requests.clone()
+    }
+
     fn content<T>(&self, repository: &Repository, change: impl FnOnce(&mut Content) -> T) {
         change(
             self.lock()
@@ -274,8 +335,10 @@ impl ScriptedUpstream {
             if let Some(error) = &state.down {
                 return Err(Some(error.clone()));
             }
-            let once = state.once.get_mut(&call).and_then(VecDeque::pop_front);
-            once.or_else(|| state.always.get(&call).cloned())
+            match state.scripted(call) {
+                None if call == Call::BlobPart => state.scripted(Call::Blob),
+                act => act,
+            }
         };
         match act {
             None => Ok(None),
@@ -287,6 +350,7 @@ impl ScriptedUpstream {
                 Ok(None)
             }
             Some(Act::Body(script)) => Ok(Some(Scripted::Body(script))),
+            Some(Act::Content(script)) => Ok(Some(Scripted::Content(script))),
             Some(Act::Manifest(manifest)) => Ok(Some(Scripted::Manifest(manifest))),
             Some(Act::Panic) => panic!("scripted"),
         }
@@ -298,6 +362,47 @@ impl ScriptedUpstream {
         find: impl FnOnce(&Content) -> Option<T>,
     ) -> Option<T> {
         self.lock().repositories.get(repository).and_then(find)
+    }
+
+    /// A blob that is there, as it is asked for and as is scripted.
+    fn answer(
+        &self,
+        digest: Digest,
+        bytes: &Bytes,
+        request: &BlobRequest,
+        script: ContentScript,
+    ) -> UpstreamBlob {
+        let size = bytes.len() as u64;
+        let entity_tag = script.entity_tag.unwrap_or_else(|| format!("\"{digest}\""));
+        let validator = Validator::new("scripted", entity_tag);
+        let is_same = request
+            .prior
+            .as_ref()
+            .is_none_or(|prior| *prior == validator);
+        let range = request.range.filter(|_| is_same && !script.ignores_range);
+        let nothing = ByteRange::new(size, size).expect("its end is its start");
+        let range = match range {
+            None => ByteRange::whole(size),
+            Some(range) => range.resolve(size).unwrap_or(nothing),
+        };
+        let index = |offset| usize::try_from(offset).expect("it is within bytes in memory");
+        let mut rest = bytes.slice(index(range.start())..index(range.end()));
+        rest.truncate(script.ends_after.map_or(rest.len(), index));
+        let mut pieces = Vec::new();
+        let mut sent = 0;
+        for (offset, piece) in script.before {
+            let before = rest.split_to(rest.len().min(index(offset) - sent));
+            sent += before.len();
+            pieces.extend(in_pieces(before));
+            pieces.push(piece);
+        }
+        pieces.extend(in_pieces(rest));
+        UpstreamBlob {
+            size: Some(size).filter(|_| !script.hides_size),
+            start: range.start(),
+            validator: Some(validator),
+            stream: self.counted(play(pieces)),
+        }
     }
 
     /// Counts the bytes of a body as it is read.
@@ -414,12 +519,22 @@ impl Upstream for ScriptedUpstream {
         repository: &'a Repository,
         digest: Digest,
         range: Option<RangeRequest>,
-        _prior: Option<&'a Validator>,
+        prior: Option<&'a Validator>,
         _caller: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<UpstreamBlob>, UpstreamError>> {
         Box::pin(async move {
-            match self.act(Call::Blob, |calls| &mut calls.blob).await {
+            let prior = prior.cloned();
+            let request = BlobRequest { range, prior };
+            self.lock().blob_requests.push(request.clone());
+            let call = if range.is_some() {
+                Call::BlobPart
+            } else {
+                Call::Blob
+            };
+            let mut script = ContentScript::default();
+            match self.act(call, |calls| &mut calls.blob).await {
                 Err(error) => return absent_or(error, None),
+                Ok(Some(Scripted::Content(scripted))) => script = scripted,
                 Ok(Some(Scripted::Body(script))) => {
                     let (size, start) = (script.size, script.start);
                     let stream = self.counted(play(script.pieces));
@@ -434,31 +549,7 @@ impl Upstream for ScriptedUpstream {
             }
             let bytes = self.of(repository, |content| content.blobs.get(&digest).cloned());
             let Some(bytes) = bytes else { return Ok(None) };
-            let size = bytes.len() as u64;
-            let (start, bytes) = match range.map(|range| range.resolve(size)) {
-                None => (0, bytes),
-                Some(Some(range)) => {
-                    let within = "a range resolves within the bytes in memory";
-                    let start = usize::try_from(range.start()).expect(within);
-                    let end = usize::try_from(range.end()).expect(within);
-                    (range.start(), bytes.slice(start..end))
-                }
-                Some(None) => {
-                    let what = "the range is not satisfiable".to_owned();
-                    return Err(UpstreamError::Protocol { what });
-                }
-            };
-            let pieces: Vec<_> = (0..bytes.len())
-                .step_by(PIECE_BYTES)
-                .map(|from| Ok(bytes.slice(from..bytes.len().min(from + PIECE_BYTES))))
-                .collect();
-            let stream = self.counted(stream::iter(pieces).boxed());
-            Ok(Some(UpstreamBlob {
-                size: Some(size),
-                start,
-                validator: None,
-                stream,
-            }))
+            Ok(Some(self.answer(digest, &bytes, &request, script)))
         })
     }
 
@@ -502,6 +593,15 @@ impl Upstream for ScriptedUpstream {
             }))
         })
     }
+}
+
+fn in_pieces(mut bytes: Bytes) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    while !bytes.is_empty() {
+        let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
+        pieces.push(Piece::Bytes(piece));
+    }
+    pieces
 }
 
 /// Plays the pieces of a scripted body.

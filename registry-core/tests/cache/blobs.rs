@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use registry_core::cache::BypassReason;
-use registry_core::testing::{Act, BodyScript, Call, Calls, Gate, Piece};
+use registry_core::testing::{Act, BodyScript, Call, Calls, ContentScript, Gate, Piece};
 use registry_core::{
     BlobPayload, BlobStore as _, ByteRange, CacheError, CacheStatus, Caller, Digest, Hasher,
     Limits, RangeRequest, UpstreamError, UpstreamPolicy,
@@ -180,7 +180,7 @@ fn lies(content: &Bytes) -> Vec<(&'static str, BodyScript)> {
 
 /// No client ever ends with a whole wrong body or a clean short one, nothing wrong is stored, and
 /// the next pull from a healthy upstream works (I1, I2).
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn lies_and_cuts_never_end_well_and_leave_nothing() {
     for len in [BLOB_BYTES, 100] {
         let content = bytes(len);
@@ -323,8 +323,8 @@ async fn sha512_is_verified_by_its_own_hash() {
     }
 }
 
-/// A slow client of a fill that was cut gets all that had come, and resumes after it.
-#[tokio::test]
+/// A slow client of a fill that was cut for good gets all that had come, and resumes after it.
+#[tokio::test(start_paused = true)]
 async fn a_cut_takes_nothing_back() {
     let mirror = Mirror::new();
     let content = bytes(BLOB_BYTES);
@@ -335,12 +335,15 @@ async fn a_cut_takes_nothing_back() {
     let pieces = vec![first, Piece::Wait(gate.clone()), Piece::Fail(unavailable())];
     let script = BodyScript::new(Some(BLOB_BYTES as u64), pieces);
     mirror.one.once(Call::Blob, Act::Body(script));
+    mirror.one.always(Call::BlobPart, Act::Fail(unavailable()));
     let served = mirror.blob(&one(), digest, None).await.unwrap();
     gate.open();
-    mirror.idle().await;
+    mirror.over().await;
     let (received, error) = read_what_comes(served.value).await;
     assert!(matches!(error, Some(CacheError::Upstream(_))), "{error:?}");
     assert!(received == content[..half]);
+    let resumes = Limits::default().resumes_max as usize;
+    assert_eq!(mirror.one.calls().blob, 1 + resumes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -348,18 +351,24 @@ async fn a_body_that_stalls_ends_within_its_limit() {
     let mirror = Mirror::new();
     let content = bytes(BLOB_BYTES);
     let digest = mirror.one.add_blob(&repository(), content.clone());
-    let pieces = vec![Piece::Bytes(content.slice(..1000)), Piece::Hang];
-    let script = BodyScript::new(Some(content.len() as u64), pieces);
-    mirror.one.once(Call::Blob, Act::Body(script));
+    let stalls = ContentScript {
+        before: vec![(1000, Piece::Hang)],
+        ..ContentScript::default()
+    };
+    // Every body brings a little, and then no more.
+    mirror.one.always(Call::Blob, Act::Content(stalls));
     let started = tokio::time::Instant::now();
     let served = mirror.blob(&one(), digest, None).await.unwrap();
     let (received, error) = read_what_comes(served.value).await;
-    assert_eq!(received.len(), 1000);
     assert!(matches!(
         error,
         Some(CacheError::Upstream(UpstreamError::Timeout { .. }))
     ));
-    assert_eq!(started.elapsed(), Limits::default().body_idle_max);
+    // The first body, and those that were begun while there was patience left.
+    let limits = Limits::default();
+    assert_eq!(received.len(), 3 * 1000);
+    let most = limits.resume_time_max + 2 * limits.body_idle_max + limits.resume_delay_max;
+    assert!(started.elapsed() < most, "{:?}", started.elapsed());
     mirror.one.once(Call::Blob, Act::Hang);
     let started = tokio::time::Instant::now();
     mirror.blob(&one(), digest, None).await.unwrap_err();
@@ -636,8 +645,9 @@ async fn after_some_fills_that_die_a_client_is_served_past_them() {
     assert_eq!(mirror.one.calls().blob, attempts as usize + 1);
 }
 
-/// A part that an upstream sends more of than was asked for ends where it was asked to, and one
-/// that it sends less of is cut.
+/// Where a fill is in too many pieces for another, a range passes through. One that an upstream
+/// sends more of than was asked for ends where it was asked to, and one that it sends less of is
+/// cut.
 #[tokio::test]
 async fn a_range_that_is_passed_through_has_its_length() {
     let content = bytes(BLOB_BYTES);
@@ -647,7 +657,11 @@ async fn a_range_that_is_passed_through_has_its_length() {
         last: 900_099,
     };
     for (sent, is_whole) in [(900_000..901_000, true), (900_000..900_050, false)] {
-        let mirror = Mirror::with(UpstreamPolicy::default(), small_steps());
+        let limits = Limits {
+            pieces_max: 1,
+            ..small_steps()
+        };
+        let mirror = Mirror::with(UpstreamPolicy::default(), limits);
         let digest = mirror.one.add_blob(&repository(), content.clone());
         let gate = Gate::new();
         let pieces = vec![
@@ -664,6 +678,7 @@ async fn a_range_that_is_passed_through_has_its_length() {
         mirror.one.once(Call::Blob, Act::Body(part));
         let _begun = mirror.blob(&one(), digest, None).await.unwrap();
         let served = mirror.blob(&one(), digest, Some(range)).await.unwrap();
+        assert_eq!(served.status, CacheStatus::Bypass(BypassReason::RangeAhead));
         let (received, error) = read_what_comes(served.value).await;
         assert_eq!(received, content[sent.start..sent.end.min(900_100)]);
         assert_eq!(error.is_none(), is_whole, "{error:?}");

@@ -36,7 +36,9 @@ async fn a_dead_fill_is_out_of_the_table_before_anyone_learns_of_it() {
     for end in [Piece::Fail(unavailable()), Piece::Panic] {
         let mirror = Mirror::new();
         let digest = mirror.one.add_blob(&repository(), bytes(BLOB_BYTES));
-        let script = BodyScript::new(Some(BLOB_BYTES as u64), vec![end.clone()]);
+        let gate = Gate::new();
+        let pieces = vec![Piece::Wait(gate.clone()), end.clone()];
+        let script = BodyScript::new(Some(BLOB_BYTES as u64), pieces);
         mirror.one.once(Call::Blob, Act::Body(script));
         let look = Arc::new(Look {
             cache: mirror.cache.clone(),
@@ -45,8 +47,14 @@ async fn a_dead_fill_is_out_of_the_table_before_anyone_learns_of_it() {
         let waker = Waker::from(Arc::clone(&look));
         let origin = one();
         let mut client = Box::pin(mirror.blob(&origin, digest, None));
+        while mirror.one.calls().blob == 0 {
+            assert!(futures::poll!(&mut client).is_pending());
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
         let polled = client.poll_unpin(&mut Context::from_waker(&waker));
         assert!(polled.is_pending());
+        gate.open();
         mirror.idle().await;
         tokio::task::yield_now().await;
         assert_eq!(*look.seen.lock().unwrap(), [0], "{end:?}");

@@ -89,6 +89,13 @@ impl Mirror {
             tokio::task::yield_now().await;
         }
     }
+
+    /// The same on a paused clock, which goes on meanwhile.
+    pub(crate) async fn over(&self) {
+        while self.cache.fills_active() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }
 
 /// `one.example/library/app`.

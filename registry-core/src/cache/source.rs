@@ -1,0 +1,321 @@
+//! A blob's bytes from the upstream, in order, whatever breaks off meanwhile.
+//!
+//! This owns the requests of one writer of a fill: it asks for what is wanted next, goes on after
+//! a cut from the byte where it came, and copes with an upstream that sends other ranges than it
+//! was asked for. It knows nothing of hashes and stores.
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use tokio::time::sleep;
+
+use super::fill::Errand;
+use super::pass::next_chunk;
+use super::patience::Patience;
+use super::spool::Spool;
+use super::{CacheError, Inner};
+use crate::{RangeRequest, UpstreamBlob, UpstreamError, Validator};
+
+/// The upstream's bytes for one writer of a fill.
+pub(super) struct Source {
+    cache: Arc<Inner>,
+    errand: Errand,
+    spool: Arc<Spool>,
+    manner: Manner,
+    arriving: Option<Arriving>,
+    /// Of the last body that had one, to ask for the rest of the same.
+    validator: Option<Validator>,
+    patience: Patience,
+    /// Bytes of use have come: from then on, what breaks off is asked for again.
+    has_begun: bool,
+}
+
+/// What a source does about an upstream that does not do as it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// It takes whatever comes, and goes on after a cut.
+    Persistent,
+    /// It takes one body, and ends with it: ranges of this upstream are not to be relied on.
+    AtOnce,
+    /// It takes nothing but the ranges that it asks for.
+    RangesOnly,
+}
+
+/// A body on its way.
+struct Arriving {
+    blob: UpstreamBlob,
+    /// Offset of the first byte of `rest`, or of what comes next where that is empty.
+    position: u64,
+    /// Where it ends, where it is not to go to the end of the blob.
+    until: Option<u64>,
+    /// Came, and was not taken yet.
+    rest: Bytes,
+}
+
+impl Source {
+    pub(super) fn new(
+        cache: &Arc<Inner>,
+        errand: &Errand,
+        spool: &Arc<Spool>,
+        manner: Manner,
+    ) -> Self {
+        Self {
+            cache: Arc::clone(cache),
+            errand: errand.clone(),
+            spool: Arc::clone(spool),
+            manner,
+            arriving: None,
+            validator: None,
+            patience: Patience::default(),
+            has_begun: false,
+        }
+    }
+
+    /// Asks for the bytes from `at` on, up to `until` where that is told, and waits for the headers
+    /// of the answer.
+    pub(super) async fn open(&mut self, at: u64, until: Option<u64>) -> Result<(), CacheError> {
+        let range = match until {
+            _ if self.manner == Manner::AtOnce => None,
+            None if at == 0 => None,
+            None => Some(RangeRequest::From { first: at }),
+            Some(until) => Some(RangeRequest::FromTo {
+                first: at,
+                last: until.saturating_sub(1).max(at),
+            }),
+        };
+        let mut prior = range.and(self.validator.clone());
+        let blob = loop {
+            let errand = &self.errand;
+            let blob = self
+                .cache
+                .upstream_blob(
+                    &errand.origin,
+                    errand.digest,
+                    range,
+                    prior.as_ref(),
+                    &errand.caller,
+                )
+                .await?;
+            let has_changed = blob.start == 0 && at >= self.cache.limits.jump_bytes_min;
+            if prior.is_none() || !has_changed {
+                break blob;
+            }
+            // Another body than the one that was cut, of the same digest: all the same to us, and
+            // to ask for the part without condition costs less than to take the whole.
+            prior = None;
+        };
+        self.spool.agree(blob.size)?;
+        let is_asked_part = blob.start == at;
+        if !is_asked_part {
+            self.accept_another_part(&blob, at)?;
+        }
+        if self.manner == Manner::RangesOnly && blob.size.is_none() {
+            self.spool.set_whole_only();
+            return Err(broke_protocol("it does not tell the size of a blob"));
+        }
+        self.validator = blob.validator.clone().or(prior);
+        self.arriving = Some(Arriving {
+            position: blob.start,
+            until: until.filter(|_| is_asked_part && range.is_some()),
+            blob,
+            rest: Bytes::new(),
+        });
+        Ok(())
+    }
+
+    fn accept_another_part(&self, blob: &UpstreamBlob, at: u64) -> Result<(), CacheError> {
+        if blob.start != 0 {
+            return Err(match blob.size {
+                // There is nothing where we asked.
+                Some(size) if size <= at => CacheError::Length {
+                    expected: at,
+                    received: size,
+                },
+                _ => broke_protocol("it sends another range than it was asked for"),
+            });
+        }
+        self.spool.set_whole_only();
+        match self.manner {
+            Manner::RangesOnly => Err(broke_protocol("it does not serve ranges")),
+            Manner::Persistent | Manner::AtOnce => Ok(()),
+        }
+    }
+
+    /// The next bytes from `at` on, up to `until` at the most; where they have to be asked for, up
+    /// to `ask_until`. They stay here until a call that asks for what comes after them. `None` at
+    /// the end of a blob of which nobody has told the size.
+    pub(super) async fn next(
+        &mut self,
+        at: u64,
+        until: Option<u64>,
+        ask_until: Option<u64>,
+    ) -> Result<Option<Bytes>, CacheError> {
+        loop {
+            let (size, whole_only) = self.spool.outlook();
+            let jump = self.cache.limits.jump_bytes_min;
+            let arriving = self.arriving.as_mut();
+            let outcome = match arriving.filter(|body| body.gets_to(at, jump, whole_only)) {
+                None => self.open(at, ask_until).await,
+                Some(body) => match body.pull(&self.cache, at, size).await {
+                    Ok(Pulled::Bytes) => return Ok(Some(body.first(at, until))),
+                    Ok(Pulled::Skipped) => Ok(()),
+                    Ok(Pulled::End) => {
+                        self.arriving = None;
+                        Ok(())
+                    }
+                    Ok(Pulled::EndOfBlob) => return Ok(None),
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = outcome {
+                self.recover(error).await?;
+            }
+        }
+    }
+
+    /// Bytes were taken that were of use.
+    pub(super) fn took(&mut self, bytes: u64) {
+        self.has_begun = true;
+        self.patience.progressed(bytes);
+    }
+
+    /// Lets go of a body that is far from being of use again: the bytes up to `offset` are in the
+    /// spool.
+    pub(super) fn pass_over(&mut self, offset: u64) {
+        let jump = self.cache.limits.jump_bytes_min;
+        let (_, whole_only) = self.spool.outlook();
+        let is_far = |arriving: &Arriving| offset.saturating_sub(arriving.position) >= jump;
+        if !whole_only && self.arriving.as_ref().is_some_and(is_far) {
+            self.arriving = None;
+        }
+    }
+
+    /// Whether there is more where a blob of `size` bytes should end.
+    pub(super) async fn finish(&mut self, size: u64) -> Result<(), CacheError> {
+        let Some(mut arriving) = self.arriving.take() else {
+            return Ok(());
+        };
+        if arriving.until.is_some() || arriving.position + (arriving.rest.len() as u64) < size {
+            return Ok(());
+        }
+        arriving.position = size;
+        arriving.rest.clear();
+        match next_chunk(&mut arriving.blob, &self.cache.limits).await {
+            Ok(Some(_)) => Err(too_long(size)),
+            // All there should be is here; how the rest ends is the digest's to judge.
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits for the time to ask again, where that may help.
+    async fn recover(&mut self, error: CacheError) -> Result<(), CacheError> {
+        self.arriving = None;
+        if !self.has_begun || self.manner == Manner::AtOnce {
+            return Err(error);
+        }
+        let Some(delay) = self.patience.after(&error, &self.cache.limits) else {
+            return Err(error);
+        };
+        tracing::info!(
+            upstream = %self.errand.origin.upstream(),
+            repository = %self.errand.origin.repository(),
+            digest = %self.errand.digest,
+            error = &error as &dyn std::error::Error,
+            ?delay,
+            "a download broke off, and goes on"
+        );
+        self.spool.set_pieced();
+        sleep(delay).await;
+        Ok(())
+    }
+}
+
+/// What came of waiting for a body.
+enum Pulled {
+    /// There are bytes at the offset that was asked for.
+    Bytes,
+    /// There are none there yet.
+    Skipped,
+    /// It has ended where it should.
+    End,
+    /// It has ended, which tells the size of the blob.
+    EndOfBlob,
+}
+
+impl Arriving {
+    /// Whether it gets to `at` sooner than another request would.
+    fn gets_to(&self, at: u64, jump_bytes_min: u64, whole_only: bool) -> bool {
+        let is_near = at < self.position + self.rest.len() as u64 + jump_bytes_min;
+        self.position <= at && (is_near || whole_only)
+    }
+
+    /// The bytes that are here at `at`, which is where it has got to, up to `until`.
+    fn first(&self, at: u64, until: Option<u64>) -> Bytes {
+        let most = until.map_or(u64::MAX, |until| until - at);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        self.rest.slice(..most.min(self.rest.len()))
+    }
+
+    /// Gets to `at`, past what came before it, and waits for bytes there.
+    async fn pull(
+        &mut self,
+        cache: &Inner,
+        at: u64,
+        size: Option<u64>,
+    ) -> Result<Pulled, CacheError> {
+        let passed = (at - self.position).min(self.rest.len() as u64);
+        self.rest
+            .advance(usize::try_from(passed).expect("less than a chunk"));
+        self.position += passed;
+        if !self.rest.is_empty() {
+            return Ok(Pulled::Bytes);
+        }
+        let end = match (self.until, size) {
+            (Some(until), Some(size)) => Some(until.min(size)),
+            (until, size) => until.or(size),
+        };
+        if self.until.is_some() && end.is_some_and(|end| self.position >= end) {
+            return Ok(Pulled::End);
+        }
+        let Some(mut chunk) = next_chunk(&mut self.blob, &cache.limits).await? else {
+            return match end {
+                None if self.position == at => Ok(Pulled::EndOfBlob),
+                expected => Err(cut_short(self.position, expected)),
+            };
+        };
+        match (self.until, size) {
+            // More than was asked for is the start of what an open-ended range would hold.
+            (Some(until), _) => {
+                let room = usize::try_from(until - self.position).unwrap_or(usize::MAX);
+                chunk.truncate(room);
+            }
+            (None, Some(size)) if self.position + chunk.len() as u64 > size => {
+                return Err(too_long(size));
+            }
+            (None, _) => {}
+        }
+        self.rest = chunk;
+        Ok(Pulled::Skipped)
+    }
+}
+
+fn too_long(size: u64) -> CacheError {
+    CacheError::Length {
+        expected: size,
+        received: size + 1,
+    }
+}
+
+/// A body that ended in good order, and too soon, is one that was cut.
+fn cut_short(position: u64, expected: Option<u64>) -> CacheError {
+    let what = match expected {
+        Some(expected) => format!("a body ended at byte {position} of {expected}"),
+        None => format!("a body ended at byte {position}, before where an earlier one was cut"),
+    };
+    UpstreamError::Unavailable { what, source: None }.into()
+}
+
+fn broke_protocol(what: &str) -> CacheError {
+    let what = what.to_owned();
+    UpstreamError::Protocol { what }.into()
+}
