@@ -11,7 +11,7 @@ use super::fill::Errand;
 use super::source::{Manner, Source};
 use super::spool::{Spool, State, Step};
 use super::{CacheError, Inner};
-use crate::{BlobSink, ByteRange, Hasher, StoreError, StoreOperation, Verified};
+use crate::{BlobSink, ByteRange, Hasher, Limits, StoreError, StoreOperation, Verified};
 
 /// The one who puts a blob together.
 pub(super) struct Conductor<'a> {
@@ -21,6 +21,34 @@ pub(super) struct Conductor<'a> {
     sink: &'a Arc<dyn BlobSink>,
     source: Source,
     hasher: Hasher,
+    stride: Stride,
+}
+
+/// How much is asked for at a time, while clients read ahead: a request that runs into what they
+/// have had fetched meanwhile has asked for too much.
+#[derive(Default)]
+struct Stride {
+    bytes: u64,
+    segments_begun: u64,
+}
+
+impl Stride {
+    /// Up to where to ask from `at` on; to the end of the blob where nobody reads ahead.
+    fn until(&mut self, state: &State, at: u64, limits: &Limits) -> Option<u64> {
+        if state.segments_begun == 0 {
+            return None;
+        }
+        self.bytes = if self.segments_begun == state.segments_begun {
+            self.bytes.saturating_mul(2)
+        } else {
+            limits.segment_bytes_max.max(1)
+        };
+        self.segments_begun = state.segments_begun;
+        // Past `at`: nobody has that, or only just now.
+        let taken = state.coverage.long_run_past(at + 1, limits.jump_bytes_min);
+        let end = taken.or(state.size).unwrap_or(u64::MAX);
+        Some(end.min(at.saturating_add(self.bytes)))
+    }
 }
 
 impl<'a> Conductor<'a> {
@@ -43,6 +71,7 @@ impl<'a> Conductor<'a> {
             sink,
             source: Source::new(cache, errand, spool, manner),
             hasher: Hasher::new(errand.digest.algorithm()),
+            stride: Stride::default(),
         }
     }
 
@@ -64,7 +93,12 @@ impl<'a> Conductor<'a> {
                     let is_over = |state: &State| state.step(at, jump) != Step::Wait;
                     self.spool.wait(is_over).await;
                 }
-                Step::Fetch { until, ask_until } => self.fetch(at, until, ask_until).await?,
+                Step::Fetch { until, bounded } => {
+                    if bounded {
+                        self.source.give_up_the_rest();
+                    }
+                    self.fetch(at, until).await?;
+                }
             }
         }
         let size = self.hasher.size();
@@ -86,16 +120,12 @@ impl<'a> Conductor<'a> {
     /// Asks the upstream for what comes after the kept bytes: its answer is the proof that they may
     /// be had here. Where there is nothing to come, a link is.
     async fn begin(&mut self, is_linked: bool) -> Result<(), CacheError> {
-        let jump = self.cache.limits.jump_bytes_min;
-        let (kept, size, ahead) = self.spool.look(|state| {
-            let ahead = state.coverage.long_run_past(state.kept, jump);
-            (state.kept, state.size, ahead.filter(|ahead| *ahead > 0))
-        });
+        let (kept, size) = self.spool.look(|state| (state.kept, state.size));
         if kept == 0 {
-            return self.source.open(0, ahead).await;
+            return self.source.open(0, None).await;
         }
         if size != Some(kept) || !is_linked {
-            self.source.open(kept, ahead).await?;
+            self.source.open(kept, None).await?;
         }
         tracing::debug!(digest = %self.errand.digest, kept, "going on with an unfinished blob");
         self.source.took(0);
@@ -126,12 +156,9 @@ impl<'a> Conductor<'a> {
     }
 
     /// Gets some of the bytes from `at` on, which nobody had.
-    async fn fetch(
-        &mut self,
-        at: u64,
-        until: Option<u64>,
-        ask_until: Option<u64>,
-    ) -> Result<(), CacheError> {
+    async fn fetch(&mut self, at: u64, until: Option<u64>) -> Result<(), CacheError> {
+        let (spool, limits, stride) = (self.spool, &self.cache.limits, &mut self.stride);
+        let ask_until = || spool.look(|state| stride.until(state, at, limits));
         let Some(chunk) = self.source.next(at, until, ask_until).await? else {
             return self.spool.agree(Some(at));
         };

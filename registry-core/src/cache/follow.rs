@@ -36,6 +36,8 @@ pub(super) struct Seeker {
     /// Where the last such part was begun: trying once is enough to find out that it is not to be
     /// had.
     segment_at: Option<u64>,
+    /// How little may be left of what is fetched before more is.
+    read_ahead_bytes: u64,
     may_fetch: bool,
 }
 
@@ -104,6 +106,7 @@ impl Seeker {
             range,
             segment_bytes: segment_bytes.max(1),
             segment_at: None,
+            read_ahead_bytes: 0,
             may_fetch: true,
         }
     }
@@ -187,6 +190,7 @@ impl Seeker {
             Err(refusal) => Fetch::Refused(refusal),
             Ok(()) => {
                 self.segment_at = Some(start);
+                self.read_ahead_bytes = self.segment_bytes / 2;
                 let doubled = self.segment_bytes.saturating_mul(2);
                 self.segment_bytes = doubled.min(self.cache.limits.segment_bytes_max.max(1));
                 Fetch::Begun
@@ -357,7 +361,7 @@ impl Follower {
         let readable = readable.min(self.end);
         if readable > position {
             let ahead = state.coverage.run_end(position);
-            let is_short = ahead - position <= self.seeker.segment_bytes / 2;
+            let is_short = ahead - position <= self.seeker.read_ahead_bytes;
             let is_gap = ahead < self.end && obstacle(&state, ahead, limits) == Obstacle::Gap;
             return Ok(Next::Read(readable, (is_short && is_gap).then_some(ahead)));
         }

@@ -48,7 +48,7 @@ impl Inner {
                 break;
             }
             let (at, end) = (claim.left().start(), Some(claim.left().end()));
-            let fetched = match source.next(at, end, end).await {
+            let fetched = match source.next(at, end, || end).await {
                 Ok(Some(chunk)) => {
                     let bytes = chunk.len() as u64;
                     let written = claim.write(self, chunk).await;

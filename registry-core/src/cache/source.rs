@@ -96,8 +96,8 @@ impl Source {
                     &errand.caller,
                 )
                 .await?;
-            let has_changed = blob.start == 0 && at >= self.cache.limits.jump_bytes_min;
-            if prior.is_none() || !has_changed {
+            let is_short = at < self.cache.limits.jump_bytes_min;
+            if blob.start != 0 || is_short || !has_changed(prior.as_ref(), &blob) {
                 break blob;
             }
             // Another body than the one that was cut, of the same digest: all the same to us, and
@@ -106,8 +106,10 @@ impl Source {
         };
         self.spool.agree(blob.size)?;
         let is_asked_part = blob.start == at;
-        if !is_asked_part {
-            self.accept_another_part(&blob, at)?;
+        match range {
+            _ if !is_asked_part => self.accept_another_part(&blob, at)?,
+            Some(_) => self.spool.set_ranged(),
+            None => {}
         }
         if self.manner == Manner::RangesOnly && blob.size.is_none() {
             self.spool.set_whole_only();
@@ -142,20 +144,23 @@ impl Source {
     }
 
     /// The next bytes from `at` on, up to `until` at the most; where they have to be asked for, up
-    /// to `ask_until`. They stay here until a call that asks for what comes after them. `None` at
-    /// the end of a blob of which nobody has told the size.
+    /// to where `ask_until` says. They stay here until a call that asks for what comes after them.
+    /// `None` at the end of the blob, or past it.
     pub(super) async fn next(
         &mut self,
         at: u64,
         until: Option<u64>,
-        ask_until: Option<u64>,
+        mut ask_until: impl FnMut() -> Option<u64>,
     ) -> Result<Option<Bytes>, CacheError> {
         loop {
             let (size, whole_only) = self.spool.outlook();
+            if size.is_some_and(|size| size <= at) {
+                return Ok(None);
+            }
             let jump = self.cache.limits.jump_bytes_min;
             let arriving = self.arriving.as_mut();
             let outcome = match arriving.filter(|body| body.gets_to(at, jump, whole_only)) {
-                None => self.open(at, ask_until).await,
+                None => self.open(at, ask_until()).await,
                 Some(body) => match body.pull(&self.cache, at, size).await {
                     Ok(Pulled::Bytes) => return Ok(Some(body.first(at, until))),
                     Ok(Pulled::Skipped) => Ok(()),
@@ -179,14 +184,20 @@ impl Source {
         self.patience.progressed(bytes);
     }
 
+    /// Lets go of a body that goes to the end of the blob: what it carries on the way is given up,
+    /// and the sooner, the less that is.
+    pub(super) fn give_up_the_rest(&mut self) {
+        self.arriving.take_if(|arriving| arriving.until.is_none());
+    }
+
     /// Lets go of a body that is far from being of use again: the bytes up to `offset` are in the
     /// spool.
     pub(super) fn pass_over(&mut self, offset: u64) {
         let jump = self.cache.limits.jump_bytes_min;
         let (_, whole_only) = self.spool.outlook();
-        let is_far = |arriving: &Arriving| offset.saturating_sub(arriving.position) >= jump;
-        if !whole_only && self.arriving.as_ref().is_some_and(is_far) {
-            self.arriving = None;
+        if !whole_only {
+            let is_far = |body: &mut Arriving| offset >= body.received() + jump;
+            self.arriving.take_if(is_far);
         }
     }
 
@@ -195,7 +206,7 @@ impl Source {
         let Some(mut arriving) = self.arriving.take() else {
             return Ok(());
         };
-        if arriving.until.is_some() || arriving.position + (arriving.rest.len() as u64) < size {
+        if arriving.until.is_some() || arriving.received() < size {
             return Ok(());
         }
         arriving.position = size;
@@ -243,9 +254,14 @@ enum Pulled {
 }
 
 impl Arriving {
+    /// Offset past the last byte that came.
+    fn received(&self) -> u64 {
+        self.position + self.rest.len() as u64
+    }
+
     /// Whether it gets to `at` sooner than another request would.
     fn gets_to(&self, at: u64, jump_bytes_min: u64, whole_only: bool) -> bool {
-        let is_near = at < self.position + self.rest.len() as u64 + jump_bytes_min;
+        let is_near = at < self.received() + jump_bytes_min;
         self.position <= at && (is_near || whole_only)
     }
 
@@ -297,6 +313,12 @@ impl Arriving {
         self.rest = chunk;
         Ok(Pulled::Skipped)
     }
+}
+
+/// Whether who has sent the beginning has another body by now.
+fn has_changed(prior: Option<&Validator>, blob: &UpstreamBlob) -> bool {
+    let pair = prior.zip(blob.validator.as_ref());
+    pair.is_some_and(|(prior, now)| prior.source() == now.source() && prior != now)
 }
 
 fn too_long(size: u64) -> CacheError {

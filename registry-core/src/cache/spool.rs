@@ -41,8 +41,12 @@ pub(super) struct State {
     pub(super) whole_only: bool,
     /// Whether any bytes were fetched apart from the first request.
     pieced: bool,
+    /// The upstream is known to serve ranges.
+    ranged: bool,
     /// Parts that are being fetched apart from the rest.
     segments: usize,
+    /// How many were begun in all.
+    pub(super) segments_begun: u64,
     /// Why the spool is of no use any more.
     broken: Option<CacheError>,
     /// The fill is about to end: nothing new begins, and what goes on beside it stops.
@@ -174,6 +178,14 @@ impl Spool {
             .send_if_modified(|state| !std::mem::replace(&mut state.whole_only, true));
     }
 
+    /// The upstream serves ranges.
+    pub(super) fn set_ranged(&self) {
+        self.state.send_if_modified(|state| {
+            state.ranged = true;
+            false
+        });
+    }
+
     /// Bytes were, or are about to be, fetched apart from the first request.
     pub(super) fn set_pieced(&self) {
         self.state.send_if_modified(|state| {
@@ -281,6 +293,7 @@ impl Spool {
             let wish = ByteRange::new(wish.start(), end);
             if let Some(left) = wish.and_then(|wish| state.coverage.claim(wish)) {
                 state.segments += 1;
+                state.segments_begun += 1;
                 state.pieced = true;
                 outcome = Ok((sink, left));
             }
@@ -408,16 +421,16 @@ pub(super) enum Step {
     Hash(u64),
     /// Wait for whoever is fetching the next bytes.
     Wait,
-    /// Fetch up to here, and ask for what comes up to there, where that is not all.
+    /// Fetch up to here.
     Fetch {
         until: Option<u64>,
-        ask_until: Option<u64>,
+        /// Much of what comes after is here already, or will be, and need not be asked for.
+        bounded: bool,
     },
 }
 
 impl State {
-    /// What comes next at `offset`. What is taken in runs of at least `jump_bytes_min` is not asked
-    /// for.
+    /// What comes next at `offset`. What is taken in runs of at least `jump_bytes_min` is much.
     pub(super) fn step(&self, offset: u64, jump_bytes_min: u64) -> Step {
         if self.size == Some(offset) {
             return Step::Done;
@@ -427,7 +440,12 @@ impl State {
             At::Claimed => Step::Wait,
             At::Free(until) => Step::Fetch {
                 until,
-                ask_until: self.coverage.long_run_past(offset, jump_bytes_min),
+                bounded: self.ranged
+                    && !self.whole_only
+                    && self
+                        .coverage
+                        .long_run_past(offset, jump_bytes_min)
+                        .is_some(),
             },
         }
     }

@@ -8,5 +8,7 @@ mod failing_store;
 mod manifests;
 mod moments;
 mod outages;
+mod ranges;
 mod referrers;
+mod resume;
 mod support;

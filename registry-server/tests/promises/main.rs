@@ -10,6 +10,7 @@ mod one_fetch;
 #[expect(dead_code, reason = "the tests of the binary itself use the rest")]
 #[path = "../binary/process.rs"]
 mod process;
+mod ranges;
 mod referrers;
 mod support;
 mod tags;
