@@ -2,7 +2,8 @@
 //! no `ns` and is led to a mirror by `registries.conf`, or by a path written out.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use registry_core::Digest;
 
@@ -39,24 +40,43 @@ impl Way {
 pub(crate) struct Skopeo {
     way: Way,
     folder: PathBuf,
+    registries_d: Option<PathBuf>,
 }
 
 impl Skopeo {
     #[track_caller]
     pub(crate) fn start(site: &Site, way: Way, act: &str) -> Self {
         let folder = site.workshop.create_folder(format!("skopeo-{act}"));
-        Self { way, folder }
+        Self {
+            way,
+            folder,
+            registries_d: None,
+        }
+    }
+
+    /// One that takes an image's signatures along, where this folder says that it has some.
+    pub(crate) fn with_signatures(mut self, registries_d: &Path) -> Self {
+        self.registries_d = Some(registries_d.to_owned());
+        self
+    }
+
+    /// The folder that an image is copied to.
+    pub(crate) fn target(&self, published: &Published) -> PathBuf {
+        self.folder.join(published.name().replace('/', "-"))
     }
 }
 
 impl Client for Skopeo {
     #[track_caller]
     fn pull(&self, site: &Site, published: &Published) -> Content {
-        let image = self.folder.join(published.name().replace('/', "-"));
+        let image = self.target(published);
         let mut skopeo = sandboxed("skopeo");
         skopeo
             .arg("--registries-conf")
             .arg(site.examples.path("podman/registries.conf"));
+        if let Some(folder) = &self.registries_d {
+            skopeo.arg("--registries.d").arg(folder);
+        }
         skopeo.args(["copy", "--quiet", "--all"]);
         skopeo.args(self.way.tls_flag("--src-tls-verify=false"));
         skopeo.arg(format!("docker://{}", self.way.name_of(published, site)));
@@ -93,6 +113,15 @@ impl Podman {
     pub(crate) fn start(site: &Site, way: Way, act: &str) -> Self {
         let folder = site.workshop.create_folder(format!("podman-{act}"));
         Self { way, folder }
+    }
+
+    /// One that takes an image's signatures along, where this folder says that it has some.
+    pub(crate) fn with_signatures(self, registries_d: &Path) -> Self {
+        // It can be told no other folder than that of the home that is given to it.
+        let containers = self.folder.join(".config/containers");
+        fs::create_dir_all(&containers).expect("create a folder");
+        symlink(registries_d, containers.join("registries.d")).expect("link a folder");
+        self
     }
 
     /// Runs a shell script in which `"$@"` is Podman with this client's storage.

@@ -14,6 +14,9 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// What cosign signs, and where it keeps the signature (cosign, `specs/SIGNATURE_SPEC.md`).
+const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+pub(crate) const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 
 /// The file, at the root of every image, that says which image it is.
 pub(crate) const MARK_FILE: &str = "origin.txt";
@@ -81,6 +84,27 @@ impl Image {
         let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
         let index = writer.json(INDEX, &index);
         writer.finish(&index, mark, ours)
+    }
+
+    /// A signature as cosign stores it: an image whose layer is a statement about another one.
+    pub(crate) fn signature(layout: PathBuf, statement: &[u8], signature: &str) -> Self {
+        let writer = Layout::create(layout);
+        let mut layer = writer.blob(SIMPLE_SIGNING, statement);
+        layer["annotations"] = json!({ SIGNATURE_ANNOTATION: signature });
+        let (architecture, _) = architectures();
+        let config = json!({
+            "os": "linux",
+            "architecture": architecture,
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+        });
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": writer.json(CONFIG, &config),
+            "layers": [layer],
+        });
+        let manifest = writer.json(MANIFEST, &manifest);
+        writer.finish_without_mark(&manifest)
     }
 }
 
@@ -173,6 +197,12 @@ impl Layout {
 
     /// Names `root` as the layout's only image.
     fn finish(self, root: &Value, mark: &str, architecture: &str) -> Image {
+        let mut image = self.finish_without_mark(root);
+        image.content.mark = mark_text(mark, architecture);
+        image
+    }
+
+    fn finish_without_mark(self, root: &Value) -> Image {
         let version = json!({"imageLayoutVersion": "1.0.0"});
         let index = json!({"schemaVersion": 2, "manifests": [root]});
         for (name, value) in [("oci-layout", version), ("index.json", index)] {
@@ -182,7 +212,7 @@ impl Layout {
         Image {
             content: Content {
                 digest: Digest::parse(digest).expect("written by us"),
-                mark: mark_text(mark, architecture),
+                mark: String::new(),
             },
             layout: self.folder,
         }

@@ -10,6 +10,7 @@ mod failover;
 mod programs;
 mod proxy;
 mod show;
+mod signatures;
 mod tapped;
 
 use crate::{containerd, containers_image, requirements};
