@@ -75,6 +75,7 @@ struct Rules {
     accounts: BTreeMap<String, Account>,
     anonymous: Account,
     life_seconds: u64,
+    post_only: bool,
 }
 
 /// A request for a token, and what came of it.
@@ -115,6 +116,7 @@ impl TokenServer {
                 accounts: BTreeMap::new(),
                 anonymous: Account::default(),
                 life_seconds: LIFE_SECONDS,
+                post_only: false,
             }),
             requests: Mutex::default(),
         });
@@ -180,6 +182,11 @@ impl TokenServer {
     /// Lets tokens from now on be valid for so many seconds.
     pub fn expire_in(&self, seconds: u64) {
         lock(&self.state.rules).life_seconds = seconds;
+    }
+
+    /// Answers GET by 405 from now on, as servers do that know OAuth2 only.
+    pub fn refuse_get(&self) {
+        lock(&self.state.rules).post_only = true;
     }
 
     /// The requests so far, in the order in which they were answered.
@@ -264,7 +271,8 @@ impl State {
             status: 0,
             token: None,
         };
-        let answer = match Question::read(head, body) {
+        let refused = head.method == Method::GET && lock(&self.rules).post_only;
+        let answer = match Question::read(head, body).filter(|_| !refused) {
             Some(question) => self.grant(&question, &mut record),
             None => refusal(StatusCode::METHOD_NOT_ALLOWED, "GET or POST"),
         };

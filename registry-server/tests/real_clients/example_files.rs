@@ -11,6 +11,9 @@ const ADDRESS: &str = "127.0.0.1:5000";
 /// Where a node's containerd looks for `hosts.toml`.
 pub(crate) const CERTS_FOLDER: &str = "/etc/containerd/certs.d";
 
+/// Where the mirror's own files are.
+pub(crate) const MIRROR_FOLDER: &str = "/etc/registry-server";
+
 /// The files with the address of a test's mirror.
 pub(crate) struct ExampleFiles {
     folder: PathBuf,

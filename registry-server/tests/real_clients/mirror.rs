@@ -1,17 +1,38 @@
 //! The program under test, as a user starts it.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::workshop::{Process, Workshop, command};
+use crate::workshop::{Process, Workshop, command, with_hosts};
 
 /// Names another binary to test: a release build, or one out of a package.
 const BINARY_VARIABLE: &str = "REAL_CLIENTS_BINARY";
+
+/// On any free ports.
+const SERVE: [&str; 5] = [
+    "serve",
+    "--listen",
+    "127.0.0.1:0",
+    "--admin-listen",
+    "127.0.0.1:0",
+];
 
 /// How to start a mirror; each start finds what the one before stored.
 pub(crate) struct MirrorOptions {
     pub(crate) data: PathBuf,
     pub(crate) upstreams: Vec<(&'static str, SocketAddr)>,
+}
+
+/// How to start a mirror by a file of its configuration, in a network of the test's making.
+pub(crate) struct ConfiguredMirror<'a> {
+    pub(crate) data: PathBuf,
+    pub(crate) configuration: &'a Path,
+    /// In place of `/etc/hosts`.
+    pub(crate) hosts: &'a Path,
+    /// The authority to trust, in place of the system's.
+    pub(crate) ca_file: &'a Path,
 }
 
 /// A running mirror.
@@ -23,22 +44,26 @@ pub(crate) struct Mirror {
 impl Mirror {
     #[track_caller]
     pub(crate) fn start(workshop: &Workshop, options: &MirrorOptions) -> Self {
-        let binary = std::env::var_os(BINARY_VARIABLE)
-            .unwrap_or_else(|| env!("CARGO_BIN_EXE_registry-server").into());
-        let mut mirror = command(binary);
-        mirror
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--admin-listen",
-                "127.0.0.1:0",
-            ])
-            .arg("--data-dir")
-            .arg(&options.data);
+        let mut mirror = command(binary());
+        mirror.args(SERVE).arg("--data-dir").arg(&options.data);
         for (name, address) in &options.upstreams {
             mirror.args(["--upstream", &format!("{name}=http://{address}")]);
         }
+        Self::spawn(workshop, mirror)
+    }
+
+    #[track_caller]
+    pub(crate) fn start_configured(workshop: &Workshop, options: &ConfiguredMirror<'_>) -> Self {
+        let mut mirror = with_hosts(options.hosts, binary());
+        mirror.args(SERVE);
+        mirror.arg("--data-dir").arg(&options.data);
+        mirror.arg("--config").arg(options.configuration);
+        mirror.env("SSL_CERT_FILE", options.ca_file);
+        Self::spawn(workshop, mirror)
+    }
+
+    #[track_caller]
+    fn spawn(workshop: &Workshop, mirror: Command) -> Self {
         let mut process = workshop.spawn("mirror", mirror);
         let address = process.await_ready(listen_address);
         Self { address, process }
@@ -55,6 +80,11 @@ impl Mirror {
         let status = self.process.stop();
         assert!(status.success(), "the mirror ended with {status}");
     }
+}
+
+fn binary() -> OsString {
+    let chosen = std::env::var_os(BINARY_VARIABLE);
+    chosen.unwrap_or_else(|| env!("CARGO_BIN_EXE_registry-server").into())
 }
 
 /// The address in the line `registry-server 0.1.0, listening on 127.0.0.1:5000`.

@@ -1,7 +1,7 @@
 //! A real registry, Debian's `docker-registry`, and what it was asked for.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use registry_server::testing::FixtureTls;
@@ -36,6 +36,8 @@ impl Request {
 /// How an origin differs from the usual one: plain HTTP, open to all, with content of its own.
 #[derive(Default)]
 pub(crate) struct OriginOptions<'a> {
+    /// Where it listens; none for a free port of 127.0.0.1.
+    pub(crate) address: Option<SocketAddr>,
     /// Speak HTTPS, with this certificate.
     pub(crate) tls: Option<&'a FixtureTls>,
     /// Ask for credentials: the section `auth` of its configuration, in YAML.
@@ -67,7 +69,9 @@ impl OriginOptions<'_> {
             )
         });
         let tls = tls.unwrap_or_default();
-        text.push_str(&format!("http: {{addr: \"127.0.0.1:0\"{tls}}}\n"));
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let address = self.address.unwrap_or(any);
+        text.push_str(&format!("http: {{addr: \"{address}\"{tls}}}\n"));
         if let Some(auth) = &self.auth {
             text.push_str(&format!("auth: {auth}\n"));
         }

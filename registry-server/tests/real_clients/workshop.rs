@@ -57,6 +57,16 @@ pub(crate) fn sandboxed(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Gives a program the names of another hosts file: `$0` of this script.
+const WITH_HOSTS: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+
+/// The program's command line, such that it finds hosts by their names in this file; sandboxed.
+pub(crate) fn with_hosts(hosts: &Path, program: impl AsRef<OsStr>) -> Command {
+    let mut command = sandboxed("sh");
+    command.args(["-c", WITH_HOSTS]).arg(hosts).arg(program);
+    command
+}
+
 /// The folder of one test.
 pub(crate) struct Workshop {
     folder: TempDir,

@@ -80,6 +80,8 @@ async fn a_token_grants_what_its_account_may_do() {
 async fn tokens_are_given_by_post_too() {
     let server = start().await;
     server.expire_in(77);
+    server.refuse_get();
+    assert_eq!(get(&server, "repository:org/app:pull", None).await.0, 405);
     let refresh = server.refresh_token("ann");
     for grant in [
         "grant_type=password&username=ann&password=pass+word".to_owned(),

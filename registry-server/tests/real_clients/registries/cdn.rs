@@ -1,9 +1,10 @@
 //! A registry that redirects blobs to a content delivery network, which refuses whoever brings a
 //! token along.
 
-use registry_server::testing::{FixtureTls, Secrets, TokenServer};
+use registry_server::testing::{FixtureTls, TokenServer};
 
 use super::are_met;
+use super::private::tokens_in;
 use super::programs::{NGINX, Nginx, own_address};
 use super::show::{Show, Stage, UPSTREAM};
 use crate::origin::{Origin, OriginOptions};
@@ -53,9 +54,6 @@ fn blobs_from_a_cdn_that_refuses_tokens() {
         assert!(matches!(delivery.status, 200 | 206), "{delivery:?}");
     }
     // There was something to leak.
-    let given = tokens.requests().into_iter().filter_map(|r| r.token);
-    given
-        .fold(Secrets::default(), |secrets, token| secrets.token(&token))
-        .assert_only_at(&show.mirror.log, &[&host]);
+    tokens_in(&tokens.requests()).assert_only_at(&show.mirror.log, &[&host]);
     show.finish();
 }

@@ -6,7 +6,9 @@
 
 mod cascade;
 mod cdn;
+mod examples;
 mod failover;
+mod private;
 mod programs;
 mod proxy;
 mod show;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use registry_server::testing::FixtureTls;
 
 use crate::origin::write_tls;
-use crate::workshop::{Process, Workshop, command};
+use crate::workshop::{Process, Workshop, command, with_hosts};
 
 pub(crate) const NGINX: &str = "nginx";
 pub(crate) const TINYPROXY: &str = "tinyproxy";
@@ -18,11 +18,16 @@ pub(crate) const TINYPROXY: &str = "tinyproxy";
 /// Below the ports that are given out for the asking.
 const FIRST_PORT: u16 = 20_000;
 
-/// An address of 127.0.0.0/8 that this process alone uses. Process ids have 22 bits at the most.
-pub(crate) fn own_address() -> Ipv4Addr {
+/// Addresses of 127.0.0.0/8 that this process alone uses: three, as process ids have 22 bits at the
+/// most, and as 127.255.255.255 is nobody's.
+pub(crate) fn own_addresses() -> [Ipv4Addr; 3] {
     let [_, a, b, c] = (std::process::id() << 2).to_be_bytes();
-    // The last two bits keep clear of 127.0.0.1, and of 127.255.255.255.
-    Ipv4Addr::new(127, a, b, c | 2)
+    [0, 1, 2].map(|number| Ipv4Addr::new(127, a, b, c | number))
+}
+
+/// The address of nginx and tinyproxy.
+pub(crate) fn own_address() -> Ipv4Addr {
+    own_addresses()[0]
 }
 
 fn own_socket_address() -> SocketAddr {
@@ -125,8 +130,13 @@ pub(crate) struct Tinyproxy {
 impl Tinyproxy {
     #[track_caller]
     pub(crate) fn start(workshop: &Workshop) -> Self {
+        Self::start_with(workshop, own_socket_address(), Path::new("/etc/hosts"))
+    }
+
+    /// One at an address of the caller's choice, with the names of this file.
+    #[track_caller]
+    pub(crate) fn start_with(workshop: &Workshop, address: SocketAddr, hosts: &Path) -> Self {
         let folder = workshop.create_folder("tinyproxy");
-        let address = own_socket_address();
         let text = format!(
             "User root\nGroup root\nListen {ip}\nPort {port}\nBind {ip}\nAllow 127.0.0.0/8\n\
              LogLevel Connect\nMaxClients 64\nTimeout 60\n",
@@ -135,7 +145,7 @@ impl Tinyproxy {
         );
         let configuration = folder.join("tinyproxy.conf");
         fs::write(&configuration, text).expect("write tinyproxy.conf");
-        let mut tinyproxy = command(TINYPROXY);
+        let mut tinyproxy = with_hosts(hosts, TINYPROXY);
         tinyproxy.arg("-d").arg("-c").arg(configuration);
         let mut process = workshop.spawn("tinyproxy", tinyproxy);
         process.await_listening(address);
