@@ -70,7 +70,7 @@ fn the_examples_of_upstreams_work_as_they_are_written() {
     // Only the proxy knows where the registry behind it is.
     let behind_proxy = hosts("hosts-of-the-proxy", &[(public_ip, QUAY_IO)]);
     let proxy_address = SocketAddr::from((private_ip, PROXY_PORT));
-    let proxy = Tinyproxy::start_with(workshop, proxy_address, &behind_proxy);
+    let proxy = Tinyproxy::start_open(workshop, proxy_address, &behind_proxy);
 
     let files = mirror_files(&stage, &tls);
     let mut site = Site::new(stage.workshop, nobody(), "no-mirror-yet");

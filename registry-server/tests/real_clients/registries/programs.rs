@@ -128,18 +128,30 @@ pub(crate) struct Tinyproxy {
 }
 
 impl Tinyproxy {
+    /// Who may use it: name and password.
+    pub(crate) const ACCOUNT: (&str, &str) = ("mirror", "prox-62e0d4");
+
+    /// Starts one that wants to know who asks.
     #[track_caller]
     pub(crate) fn start(workshop: &Workshop) -> Self {
-        Self::start_with(workshop, own_socket_address(), Path::new("/etc/hosts"))
+        let (username, password) = Self::ACCOUNT;
+        let account = format!("BasicAuth {username} {password}\n");
+        let hosts = Path::new("/etc/hosts");
+        Self::start_with(workshop, own_socket_address(), hosts, &account)
     }
 
-    /// One at an address of the caller's choice, with the names of this file.
+    /// One at an address of the caller's choice, with the names of this file, open to all.
     #[track_caller]
-    pub(crate) fn start_with(workshop: &Workshop, address: SocketAddr, hosts: &Path) -> Self {
+    pub(crate) fn start_open(workshop: &Workshop, address: SocketAddr, hosts: &Path) -> Self {
+        Self::start_with(workshop, address, hosts, "")
+    }
+
+    #[track_caller]
+    fn start_with(workshop: &Workshop, address: SocketAddr, hosts: &Path, settings: &str) -> Self {
         let folder = workshop.create_folder("tinyproxy");
         let text = format!(
             "User root\nGroup root\nListen {ip}\nPort {port}\nBind {ip}\nAllow 127.0.0.0/8\n\
-             LogLevel Connect\nMaxClients 64\nTimeout 60\n",
+             LogLevel Connect\nMaxClients 64\nTimeout 60\n{settings}",
             ip = address.ip(),
             port = address.port(),
         );
@@ -150,6 +162,12 @@ impl Tinyproxy {
         let mut process = workshop.spawn("tinyproxy", tinyproxy);
         process.await_listening(address);
         Self { address, process }
+    }
+
+    /// `http://NAME:PASSWORD@127.0.0.1:PORT`
+    pub(crate) fn url(&self) -> String {
+        let (username, password) = Self::ACCOUNT;
+        format!("http://{username}:{password}@{}", self.address)
     }
 
     /// The other end of its connections.

@@ -78,3 +78,8 @@ pub(crate) fn is_revalidation(request: &Outgoing) -> bool {
     let reference = path.rsplit_once("/manifests/");
     request.method == Method::HEAD && reference.is_some_and(|(_, tag)| !tag.contains(':'))
 }
+
+/// Whether it asks if a registry that was down answers again.
+pub(crate) fn is_probe(request: &Outgoing) -> bool {
+    request.method == Method::GET && request.url.path().ends_with("/v2/")
+}
