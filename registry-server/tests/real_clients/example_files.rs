@@ -47,6 +47,12 @@ impl ExampleFiles {
     }
 }
 
+/// An example as it is written.
+#[track_caller]
+pub(crate) fn example(name: &str) -> String {
+    read(&examples_folder().join(name))
+}
+
 fn examples_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/config")
 }

@@ -2,18 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
+use std::time::Duration;
 
-use registry_server::config::Config;
+use registry_core::UpstreamId;
+use registry_server::config::{Config, Flags};
 use registry_server::hosts_toml::hosts_toml;
+use registry_server::testing::FixtureTls;
 use serde::Deserialize;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
 use super::*;
-
-fn example(name: &str) -> String {
-    read(&examples_folder().join(name))
-}
 
 fn toml_example(name: &str) -> Table {
     example(name).parse().expect("the example is TOML")
@@ -232,6 +231,25 @@ fn the_command_of_the_readme_changes_every_address() {
     }
 }
 
+/// The mirror's other files are about registries, and `registries` has some for them.
+#[test]
+fn the_mirror_is_configured_as_its_file_says() {
+    let text = example("mirror/registry-server.toml");
+    let (folder, certificate) = (folder(), FixtureTls::generate().ca_pem);
+    let path = folder.path().to_str().expect("a UTF-8 path");
+    fs::write(folder.path().join("ca.pem"), certificate).expect("write a certificate");
+    let file = folder.path().join("registry-server.toml");
+    fs::write(&file, text.replace(MIRROR_FOLDER, path)).expect("write a configuration");
+    let variable = |name: &str| (name == "REGISTRY_CONFIG").then(|| file.clone().into());
+    let config = Config::load(Flags::default(), variable).expect("it is a configuration");
+    assert_eq!(config.listen.to_string(), "0.0.0.0:5000");
+    let id = UpstreamId::parse("registry.example.org").expect("a name");
+    let upstream = &config.upstreams[&id];
+    assert_eq!(upstream.ca_file, Some(folder.path().join("ca.pem")));
+    assert_eq!(upstream.tag_ttl, Some(Duration::from_secs(10)));
+    assert!(!upstream.forward_not_found);
+}
+
 fn folder() -> TempDir {
     TempDir::new().expect("create a folder")
 }
@@ -262,6 +280,22 @@ fn pages_quote_the_examples_to_the_letter() {
             let exists = root.join(name).exists();
             assert!(exists, "{}: {name} does not exist", page.display());
         }
+    }
+}
+
+/// The mirror's own files name no address of its; comments are for those who find the file first.
+#[test]
+fn the_readme_quotes_every_file_of_the_mirror() {
+    let readme = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"));
+    let blocks: Vec<_> = configuration_blocks(&readme).collect();
+    let files = files_under(&examples_folder().join("mirror"));
+    assert!(!files.is_empty());
+    for path in files {
+        let text = read(&path);
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let settings = lines.collect::<Vec<_>>().join("\n");
+        let is_quoted = blocks.contains(&settings.trim());
+        assert!(is_quoted, "not in the README: {}", path.display());
     }
 }
 

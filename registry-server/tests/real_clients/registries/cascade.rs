@@ -7,9 +7,13 @@ use serde_json::Value;
 use super::are_met;
 use super::show::{Show, Stage, UPSTREAM, assert_every_blob_was_downloaded_once};
 use super::tapped::TappedMirror;
+use crate::example_files::example;
 use crate::http::{Answer, ask, get};
 use crate::origin::{Origin, OriginOptions};
 use crate::site::{Published, Site};
+
+/// The other cache of the example.
+const CACHE: &str = "cache.example.org:5000";
 
 /// A registry, and a mirror of ours in front of it, to put something else in front of.
 struct Inner {
@@ -55,8 +59,10 @@ fn ours_before_ours_by_path() {
         images,
         mirror: inner,
     } = Inner::start();
-    let endpoint = format!("http://{}/v2/{UPSTREAM}", inner.address);
-    let show = Show::open(stage, &configuration(&endpoint), images);
+    let configuration = example("mirror/another-cache.toml");
+    assert!(configuration.contains(CACHE), "the example names {CACHE}");
+    let configuration = configuration.replace(CACHE, &inner.address.to_string());
+    let show = Show::open(stage, &configuration, images);
     show.play(|| origin.stop());
     assert_every_blob_was_downloaded_once(&inner.log.requests());
     inner.stop(&show.runtime);

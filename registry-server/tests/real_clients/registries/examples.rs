@@ -12,7 +12,7 @@ use super::private::{HTPASSWD, PUBLISHER, READER, htpasswd};
 use super::programs::{TINYPROXY, Tinyproxy, own_addresses};
 use super::show::Stage;
 use crate::containers_image::{Skopeo, Way};
-use crate::example_files::{ExampleFiles, MIRROR_FOLDER};
+use crate::example_files::{MIRROR_FOLDER, example};
 use crate::mirror::{ConfiguredMirror, Mirror};
 use crate::origin::{Origin, OriginOptions};
 use crate::scene::{DOCKER_IO, QUAY_IO};
@@ -125,12 +125,11 @@ const MULTI: usize = 1;
 /// The examples, with a folder in the workshop in place of the mirror's own, and what else is in it.
 fn mirror_files(stage: &Stage, tls: &FixtureTls) -> PathBuf {
     let workshop = &stage.workshop;
-    let examples = ExampleFiles::render(&workshop.create_folder("examples"), nobody());
     let folder = workshop.create_folder("mirror");
     let path = folder.to_str().expect("a UTF-8 path");
-    for (example, _) in EXAMPLES {
-        let name = format!("{example}.toml");
-        let text = examples.read(&format!("mirror/{name}"));
+    for (name, _) in EXAMPLES {
+        let name = format!("{name}.toml");
+        let text = example(&format!("mirror/{name}"));
         fs::write(folder.join(name), text.replace(MIRROR_FOLDER, path)).expect("write");
     }
     fs::write(folder.join(CA_FILE), &tls.ca_pem).expect("write a certificate");
