@@ -40,9 +40,8 @@ fn blobs_from_a_cdn_that_refuses_tokens() {
     let url = origin.url();
     let configuration =
         format!("[upstream.\"{UPSTREAM}\"]\nendpoints = [{url:?}]\nca_file = {ca_file:?}\n");
-    let show = Show::open(stage, &configuration, images);
-
     let host = origin.address.to_string();
+    let show = Show::open(stage, &configuration, images).trusting(&[&host]);
     let mut deliveries = Vec::new();
     show.play(|| {
         origin.stop();

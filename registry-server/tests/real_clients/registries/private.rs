@@ -37,9 +37,8 @@ fn a_registry_with_htpasswd() {
     let origin = Origin::start_with(&stage.workshop, "private", &options);
     let images = stage.publish(&[&origin]);
     let configuration = configuration(&stage, &tls, &origin);
-    let show = Show::open(stage, &configuration, images);
-
     let host = origin.address.to_string();
+    let show = Show::open(stage, &configuration, images).trusting(&[&host]);
     show.play(|| origin.stop());
     Secrets::account(READER.0, READER.1).assert_only_at(&show.mirror.log, &[&host]);
     show.finish();
@@ -58,8 +57,9 @@ fn a_registry_with_a_token_server() {
         images,
     } = TokenScene::start();
     let configuration = configuration(&stage, &tls, &origin);
-    let show = Show::open(stage, &configuration, images.clone());
     let host = origin.address.to_string();
+    let show = Show::open(stage, &configuration, images.clone());
+    let show = show.trusting(&[&host, &tokens.host()]);
     let pushed = tokens.requests().len();
     show.play(|| origin.stop());
 

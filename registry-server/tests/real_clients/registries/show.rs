@@ -30,6 +30,9 @@ const IMAGES: [(&str, &str); 3] = [
     ("team/deep/er/service", "v2"),
 ];
 
+/// Headers that say who asks.
+const SECRET_HEADERS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+
 /// Where everything of a test is, before there is a mirror.
 pub(crate) struct Stage {
     pub(crate) runtime: Runtime,
@@ -128,6 +131,8 @@ pub(crate) struct Show {
     // The clients first: they work in the site's folder.
     clients: [Box<dyn Client>; 3],
     images: Vec<Published>,
+    /// Who may be shown an `Authorization`, as `HOST:PORT`.
+    trusted: Vec<String>,
     pub(crate) mirror: TappedMirror,
     pub(crate) site: Site,
     pub(crate) runtime: Runtime,
@@ -159,10 +164,17 @@ impl Show {
         Self {
             clients,
             images,
+            trusted: Vec::new(),
             mirror,
             site,
             runtime,
         }
+    }
+
+    /// Lets credentials and tokens go to these, and to nobody else.
+    pub(crate) fn trusting(mut self, hosts: &[&str]) -> Self {
+        self.trusted.extend(hosts.iter().copied().map(String::from));
+        self
     }
 
     /// All three acts, with `stop` before the last: it stops whatever the mirror reaches.
@@ -206,9 +218,18 @@ impl Show {
         }
     }
 
-    /// Ends everything; panics where something is left behind.
+    /// Ends everything; panics where something is left behind, or was shown to the wrong host.
     #[track_caller]
     pub(crate) fn finish(self) {
+        let requests = self.mirror.log.requests();
+        let is_leak = |request: &&Outgoing| {
+            let host = request.url.authority();
+            let is_trusted = self.trusted.iter().any(|trusted| trusted == host);
+            let mut names = request.headers.iter().map(|(name, _)| name.as_str());
+            !is_trusted && names.any(|name| SECRET_HEADERS.contains(&name))
+        };
+        let leaks: Vec<_> = requests.iter().filter(is_leak).collect();
+        assert!(leaks.is_empty(), "not for these hosts: {leaks:?}");
         drop(self.clients);
         self.mirror.stop(&self.runtime);
         self.site.workshop.close();
