@@ -154,21 +154,6 @@ impl FixtureRegistry {
         Self::start_over(ANY_PORT.into(), library, tokens, tls).await
     }
 
-    /// [`Self::start_https`], with what several servers show in common.
-    ///
-    /// # Panics
-    ///
-    /// As [`Self::start`].
-    pub async fn start_https_with(tls: &FixtureTls) -> Self {
-        Self::start_over(
-            ANY_PORT.into(),
-            Arc::default(),
-            Arc::default(),
-            Some(tls.clone()),
-        )
-        .await
-    }
-
     async fn start_over(
         address: SocketAddr,
         library: Arc<Mutex<Library>>,
