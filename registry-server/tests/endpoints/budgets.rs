@@ -6,7 +6,7 @@ use http::Method;
 use registry_server::testing::{Fault, FixtureRegistry, Match, Object, Times};
 use tokio::time::Instant;
 
-use crate::support::{Asked, SOON, config, kind, registry};
+use crate::support::{Asked, SOON, impatient, kind, registry};
 
 fn questions(registry: &FixtureRegistry) -> u64 {
     registry.count(Method::GET, Object::ManifestByDigest)
@@ -20,7 +20,7 @@ async fn a_silent_endpoint_leaves_time_for_the_next() {
     for silent in [&first, &second] {
         silent.fault(Match::any(), Times::Always, Fault::BlackHole);
     }
-    let mut config = config(&[&first, &second]);
+    let mut config = impatient(&[&first, &second]);
     config.budgets.total = SOON + SOON / 2;
     config.probes.first = Duration::from_secs(3600);
     let upstream = Asked::with(config);
@@ -42,7 +42,7 @@ async fn what_is_read_as_a_whole_ends_within_the_budget_for_all_of_it() {
     let (first, image) = registry().await;
     let second = first.start_storage().await;
     first.fault(Match::any(), Times::Always, Fault::Stall { after: 10 });
-    let mut config = config(&[&first]);
+    let mut config = impatient(&[&first]);
     // Its headers come at once.
     config.budgets.total = SOON;
     config.budgets.body_idle = Duration::from_secs(3600);
@@ -63,7 +63,7 @@ async fn what_is_read_as_a_whole_ends_within_the_budget_for_all_of_it() {
 async fn a_body_that_trickles_is_as_good_as_none() {
     let (registry, image) = registry().await;
     let digest = image.layers[0].digest;
-    let upstream = Asked::of(&[&registry]);
+    let upstream = Asked::impatiently(&[&registry]);
     registry.behave(|behaviour| behaviour.bytes_per_second = Some(1000));
     let error = upstream.blob(digest).await.unwrap_err();
     assert_eq!(kind(&error), "timeout", "{error}");

@@ -9,7 +9,7 @@ use registry_server::testing::{
     BlobRedirect, Fault, FixtureRegistry, Gate, Match, Object, Times, TokenAuth,
 };
 
-use crate::support::{Asked, SOON, config, kind, registry};
+use crate::support::{Asked, SOON, config, impatient, kind, registry};
 
 /// Longer than any test runs.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -25,8 +25,8 @@ async fn a_black_hole_costs_one_budget_and_then_nothing() {
     let second = first.start_storage().await;
     let digest = image.root().digest;
     first.fault(Match::any(), Times::Always, Fault::BlackHole);
-    let upstream = Asked::of(&[&first, &second]);
-    let alone = Asked::of(&[&first]);
+    let upstream = Asked::impatiently(&[&first, &second]);
+    let alone = Asked::impatiently(&[&first]);
     for _ in 0..50 {
         assert!(upstream.has_manifest(digest).await.unwrap());
     }
@@ -58,7 +58,7 @@ async fn a_black_hole_costs_one_budget_and_then_nothing() {
 async fn recovery_is_noticed_without_a_question() {
     let (registry, image) = registry().await;
     let digest = image.root().digest;
-    let upstream = Asked::of(&[&registry]);
+    let upstream = Asked::impatiently(&[&registry]);
     let ill = format!("ill {}", registry.host());
     let well = format!("well {}", registry.host());
     for (round, faulty) in [true, false].into_iter().enumerate() {
@@ -94,7 +94,7 @@ async fn one_slow_image_does_not_rest_a_registry() {
     let (manifest, blob) = (image.root().digest, image.layers[0].digest);
     let hold = Fault::Hold { gate: Gate::new() };
     registry.fault(Match::blob(blob), Times::Always, hold);
-    let mut config = config(&[&registry]);
+    let mut config = impatient(&[&registry]);
     config.probes.first = NEVER;
     config.probes.max = NEVER;
     let upstream = Asked::with(config);
@@ -136,7 +136,9 @@ async fn one_failure_is_not_taken_for_all() {
         let name = format!("{fault:?}");
         let of_blob = Match::blob(blob);
         registry.fault(of_blob, Times::Next(9), fault);
-        let upstream = Asked::of(&[&registry]);
+        let mut config = config(&[&registry]);
+        config.budgets.body_idle = SOON / 4;
+        let upstream = Asked::with(config);
         for _ in 0..4 {
             upstream.blob(blob).await.unwrap_err();
         }
@@ -159,7 +161,7 @@ async fn a_probe_wants_an_answer_and_not_a_welcome() {
     let digest = image.root().digest;
     let ping = Match::object(Object::Ping);
     for status in [200, 301, 401, 403, 404] {
-        let upstream = Asked::of(&[&registry]);
+        let upstream = Asked::impatiently(&[&registry]);
         for status in [500, 429, status] {
             registry.fault(ping.clone(), Times::Once, Fault::status(status));
         }
@@ -187,7 +189,7 @@ async fn a_token_server_that_is_silent_rests_its_registry() {
         Times::Always,
         Fault::BlackHole,
     );
-    let mut config = config(&[&registry]);
+    let mut config = impatient(&[&registry]);
     config.probes.first = NEVER;
     config.probes.max = NEVER;
     let upstream = Asked::with(config);
@@ -264,7 +266,7 @@ async fn a_question_that_is_dropped_says_nothing() {
 async fn probes_end_with_their_upstream() {
     let (registry, image) = registry().await;
     registry.fault(Match::any(), Times::Always, Fault::BlackHole);
-    let mut config = config(&[&registry]);
+    let mut config = impatient(&[&registry]);
     config.probes.first = Duration::ZERO;
     let upstream = Asked::with(config);
     upstream

@@ -15,20 +15,25 @@ use registry_server::upstream::{
 };
 use tokio::sync::watch;
 
-/// A budget that is soon over: only what is sure to end by it may be held against it, as the
-/// machine may be busy.
-pub(crate) const SOON: Duration = Duration::from_millis(300);
+/// A budget that is soon over, and long enough for what is answered at once on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_millis(700);
 
 /// How long anything is waited for before the test fails.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// An upstream at these endpoints, whose silence is soon noticed, and soon forgiven.
+pub(crate) fn impatient(endpoints: &[&FixtureRegistry]) -> HttpUpstreamConfig {
+    let mut config = config(endpoints);
+    config.budgets.headers = SOON;
+    config.budgets.body_idle = SOON;
+    config
+}
+
+/// An upstream at these endpoints that is waited for, and soon forgiven.
 pub(crate) fn config(endpoints: &[&FixtureRegistry]) -> HttpUpstreamConfig {
     let urls = endpoints.iter().map(|registry| registry.url());
     let id = UpstreamId::parse("registry.test").unwrap();
     let mut config = HttpUpstreamConfig::new(id, urls.map(|url| url.parse().unwrap()));
-    config.budgets.headers = SOON;
-    config.budgets.body_idle = SOON;
     config.probes.first = Duration::from_millis(20);
     config.probes.max = Duration::from_millis(50);
     config
@@ -62,6 +67,10 @@ impl Asked {
 
     pub(crate) fn of(endpoints: &[&FixtureRegistry]) -> Self {
         Self::with(config(endpoints))
+    }
+
+    pub(crate) fn impatiently(endpoints: &[&FixtureRegistry]) -> Self {
+        Self::with(impatient(endpoints))
     }
 
     pub(crate) async fn resolve(&self, tag: &str) -> Result<Resolution, UpstreamError> {
