@@ -31,10 +31,13 @@ const FILE_HELP: &str = r#"An example of a configuration file:
   tag_budget = "3s"       # how long a pull waits for it where something cached can answer
   on_not_found = "stale"  # or "forward": what is gone there is gone here
 
-An upstream also takes ca_file, client_cert_file with client_key_file, insecure_skip_verify, proxy
-and realms; and credentials: username with password, password_file or password_env, or docker_config,
-or credential_helper, also for the repositories below a prefix, in a table such as
-[upstream."ghcr.io".credentials."org/team"]; and credential_hosts."#;
+An upstream also takes ca_file, client_cert_file with client_key_file, insecure_skip_verify, realms,
+proxy, no_proxy, connect_budget, headers_budget, body_idle_budget, total_budget,
+next_endpoint_on_not_found and private_redirects; and credentials: username with password,
+password_file or password_env, or docker_config, or credential_helper, also for the repositories
+below a prefix, in a table such as [upstream."ghcr.io".credentials."org/team"]; and
+credential_hosts. Without proxy, those of the environment are used: HTTPS_PROXY, HTTP_PROXY,
+ALL_PROXY and NO_PROXY."#;
 
 /// One process that mirrors every container registry a cluster pulls from.
 ///

@@ -214,7 +214,7 @@ impl Visit {
             return error;
         };
         let wait = pass.refused(retry_after);
-        debug!(
+        info!(
             upstream = %self.transport.id,
             endpoint = self.endpoint().name(),
             ?retry_after,
