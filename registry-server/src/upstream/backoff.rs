@@ -1,4 +1,4 @@
-//! Leaving alone who asks to be left alone (429, RFC 6585, section 4): pure bookkeeping.
+//! Leaving alone who asks to be left alone (429, RFC 6585, section 4), and who cannot be reached.
 //!
 //! Limits are counted by whoever sets them for each client and kind of request, so that is what a
 //! back-off is kept by. When its time is up, one question goes out as a trial, and all others wait
@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::breaker::backed_off;
+use super::breaker::{backed_off, jitter};
 use super::config::{BACKOFF_FIRST, BACKOFF_MAX, BACKOFFS_MAX, RETRY_AFTER_MAX, TRIAL_WAIT};
 
 /// With whose credentials a question is asked: for tables and messages, without anything secret.
@@ -54,9 +55,75 @@ pub(super) struct BackoffKey {
     pub(super) credential: CredentialId,
 }
 
-/// The back-offs of one endpoint.
-#[derive(Debug, Default)]
-pub(super) struct Backoffs(HashMap<BackoffKey, Backoff>);
+/// Back-offs, each by what it is kept by.
+#[derive(Debug)]
+pub(super) struct Backoffs<K>(Mutex<Table<K>>);
+
+/// Leave for one question. Dropped without an answer, it says nothing.
+pub(super) struct Pass<'a, K: Clone + Eq + Hash> {
+    backoffs: &'a Backoffs<K>,
+    pub(super) key: K,
+    /// When it was given, and the question asked.
+    pub(super) begun: Instant,
+    is_trial: bool,
+}
+
+impl<K> Default for Backoffs<K> {
+    fn default() -> Self {
+        Self(Mutex::new(Table(HashMap::new())))
+    }
+}
+
+impl<K: Clone + Eq + Hash> Backoffs<K> {
+    /// Whether a question may go out.
+    ///
+    /// # Errors
+    ///
+    /// How long it had better wait.
+    pub(super) fn leave(&self, key: K) -> Result<Pass<'_, K>, Duration> {
+        let begun = Instant::now();
+        let leave = self.table().leave(&key, begun)?;
+        Ok(Pass {
+            backoffs: self,
+            key,
+            begun,
+            is_trial: leave == Leave::Trial,
+        })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table<K>> {
+        // Nothing is half done in it when a thread panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Clone + Eq + Hash> Pass<'_, K> {
+    /// The question was refused, or could not be asked; how long not to ask the next.
+    pub(super) fn refused(mut self, retry_after: Option<Duration>) -> Duration {
+        self.is_trial = false;
+        let times = (self.begun, Instant::now());
+        let mut table = self.backoffs.table();
+        table.refused(&self.key, retry_after, times, jitter())
+    }
+
+    /// The question was answered.
+    pub(super) fn answered(mut self) {
+        self.is_trial = false;
+        self.backoffs.table().answered(&self.key, self.begun);
+    }
+}
+
+impl<K: Clone + Eq + Hash> Drop for Pass<'_, K> {
+    fn drop(&mut self) {
+        if self.is_trial {
+            self.backoffs.table().give_up_trial(&self.key);
+        }
+    }
+}
+
+/// The bookkeeping, without clock and lock.
+#[derive(Debug)]
+struct Table<K>(HashMap<K, Backoff>);
 
 #[derive(Debug)]
 struct Backoff {
@@ -71,16 +138,16 @@ struct Backoff {
 
 /// How a question may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leave {
+enum Leave {
     Free,
-    /// As the one that finds out. Ends with [`Backoffs::refused`], [`Backoffs::answered`] or
-    /// [`Backoffs::give_up_trial`].
+    /// As the one that finds out. Ends with [`Table::refused`], [`Table::answered`] or
+    /// [`Table::give_up_trial`].
     Trial,
 }
 
-impl Backoffs {
+impl<K: Clone + Eq + Hash> Table<K> {
     /// Whether a question may go out; otherwise, how long it had better wait.
-    pub(super) fn leave(&mut self, key: &BackoffKey, now: Instant) -> Result<Leave, Duration> {
+    fn leave(&mut self, key: &K, now: Instant) -> Result<Leave, Duration> {
         let Some(backoff) = self.0.get_mut(key) else {
             return Ok(Leave::Free);
         };
@@ -97,9 +164,9 @@ impl Backoffs {
 
     /// Takes note of a refusal of what was asked at `begun`; how long to leave it alone. `jitter`
     /// is from -1 to 1.
-    pub(super) fn refused(
+    fn refused(
         &mut self,
-        key: &BackoffKey,
+        key: &K,
         retry_after: Option<Duration>,
         (begun, now): (Instant, Instant),
         jitter: f64,
@@ -128,7 +195,7 @@ impl Backoffs {
     }
 
     /// Takes note of an answer to what was asked at `begun`.
-    pub(super) fn answered(&mut self, key: &BackoffKey, begun: Instant) {
+    fn answered(&mut self, key: &K, begun: Instant) {
         if self
             .0
             .get(key)
@@ -139,14 +206,14 @@ impl Backoffs {
     }
 
     /// Takes note that a trial ended without an answer: the next question is one.
-    pub(super) fn give_up_trial(&mut self, key: &BackoffKey) {
+    fn give_up_trial(&mut self, key: &K) {
         if let Some(backoff) = self.0.get_mut(key) {
             backoff.on_trial = false;
         }
     }
 
     /// Those whose time is up are the cheapest to forget.
-    fn make_room(&mut self, key: &BackoffKey, now: Instant) {
+    fn make_room(&mut self, key: &K, now: Instant) {
         if self.0.len() < BACKOFFS_MAX || self.0.contains_key(key) {
             return;
         }
@@ -173,20 +240,20 @@ mod tests {
         }
     }
 
-    fn refuse(backoffs: &mut Backoffs, retry_after: Option<u64>) -> Duration {
+    fn refuse(backoffs: &mut Table<BackoffKey>, retry_after: Option<u64>) -> Duration {
         let now = Instant::now();
         let retry_after = retry_after.map(Duration::from_secs);
         backoffs.refused(&key(Class::Blob), retry_after, (now, now), 0.0)
     }
 
-    fn leave(backoffs: &mut Backoffs) -> Result<Leave, Duration> {
+    fn leave(backoffs: &mut Table<BackoffKey>) -> Result<Leave, Duration> {
         backoffs.leave(&key(Class::Blob), Instant::now())
     }
 
     #[tokio::test(start_paused = true)]
     async fn waits_are_what_was_asked_for_or_our_own() {
         let hour = 3600;
-        let mut asked = Backoffs::default();
+        let mut asked = Table(HashMap::new());
         for (retry_after, wait) in [
             (Some(7), 7),
             (Some(1), 7),
@@ -196,7 +263,7 @@ mod tests {
             let waited = refuse(&mut asked, retry_after);
             assert_eq!(waited, Duration::from_secs(wait), "{retry_after:?}");
         }
-        let mut own = Backoffs::default();
+        let mut own = Table(HashMap::new());
         for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
             let retry_after = (wait == 4).then_some(0);
             let waited = refuse(&mut own, retry_after);
@@ -207,7 +274,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_goes_out_when_the_time_is_up_and_the_others_wait_for_it() {
-        let mut backoffs = Backoffs::default();
+        let mut backoffs = Table(HashMap::new());
         assert_eq!(leave(&mut backoffs), Ok(Leave::Free));
         refuse(&mut backoffs, Some(5));
         tokio::time::advance(2 * SECOND).await;
@@ -234,7 +301,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_left_together_counts_once() {
-        let mut backoffs = Backoffs::default();
+        let mut backoffs = Table(HashMap::new());
         let (key, begun) = (key(Class::Blob), Instant::now());
         tokio::time::advance(SECOND).await;
         for _ in 0..8 {
@@ -248,7 +315,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_table_is_bounded() {
-        let mut backoffs = Backoffs::default();
+        let mut backoffs = Table(HashMap::new());
         for number in 0..=BACKOFFS_MAX {
             let key = BackoffKey {
                 class: Class::Blob,

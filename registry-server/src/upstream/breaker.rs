@@ -114,6 +114,11 @@ impl Breaker {
 /// do not come back together.
 const JITTER: f64 = 0.2;
 
+/// A share of [`JITTER`], from -1 to 1.
+pub(super) fn jitter() -> f64 {
+    fastrand::f64().mul_add(2.0, -1.0)
+}
+
 /// `first`, doubled so many times, but no more than `max`; give or take some of it.
 pub(super) fn backed_off(first: Duration, max: Duration, doublings: u32, jitter: f64) -> Duration {
     let factor = 2_u32.saturating_pow(doublings);

@@ -54,14 +54,14 @@ pub(super) const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(30);
 pub(super) const HEAD_DISTRUST: Duration = Duration::from_secs(3600);
 /// Longest wait that an upstream can ask for by `Retry-After`.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// How long an endpoint is left alone that limits requests and does not say for how long: at first,
-/// and after many refusals in a row.
+/// How long an endpoint is left alone that limits requests and does not say for how long, and a
+/// storage that could not be reached: at first, and after many times in a row.
 pub(super) const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// What is told to those who come while the one question is out that finds out whether a limit still
 /// holds.
 pub(super) const TRIAL_WAIT: Duration = Duration::from_secs(1);
-/// Back-offs kept for one endpoint.
+/// Back-offs kept for one endpoint, and for all storages.
 pub(super) const BACKOFFS_MAX: usize = 1024;
 /// Failures (5xx, bodies that break off) in a row after which an endpoint is rested.
 pub(super) const ILL_MAX: u32 = 5;

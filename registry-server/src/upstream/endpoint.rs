@@ -7,8 +7,8 @@ use registry_core::UpstreamError;
 use tokio::time::Instant;
 use url::Url;
 
-use super::backoff::{BackoffKey, Backoffs, Leave};
-use super::breaker::{Breaker, Sign};
+use super::backoff::{BackoffKey, Backoffs, CredentialId, Pass};
+use super::breaker::{Breaker, Sign, jitter};
 use super::config::ProbeSchedule;
 use super::head::HeadSupport;
 use super::quota::{Quota, Quotas, Turn};
@@ -20,7 +20,7 @@ pub(super) struct Endpoint {
     pub(super) manifest_head: HeadSupport,
     pub(super) blob_head: HeadSupport,
     breaker: Mutex<Breaker>,
-    backoffs: Mutex<Backoffs>,
+    backoffs: Backoffs<BackoffKey>,
     quotas: Mutex<Quotas>,
 }
 
@@ -33,7 +33,7 @@ impl Endpoint {
             manifest_head: HeadSupport::default(),
             blob_head: HeadSupport::default(),
             breaker: Mutex::default(),
-            backoffs: Mutex::default(),
+            backoffs: Backoffs::default(),
             quotas: Mutex::default(),
         }
     }
@@ -80,24 +80,16 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`UpstreamError::RateLimited`], with how long it had better wait.
-    pub(super) fn leave(&self, key: BackoffKey) -> Result<Pass<'_>, UpstreamError> {
-        let begun = Instant::now();
-        match lock(&self.backoffs).leave(&key, begun) {
-            Ok(leave) => Ok(Pass {
-                endpoint: self,
-                key,
-                begun,
-                is_trial: leave == Leave::Trial,
-            }),
-            Err(wait) => Err(UpstreamError::RateLimited {
-                retry_after: Some(wait),
-            }),
-        }
+    pub(super) fn leave(&self, key: BackoffKey) -> Result<Pass<'_, BackoffKey>, UpstreamError> {
+        let leave = self.backoffs.leave(key);
+        leave.map_err(|wait| UpstreamError::RateLimited {
+            retry_after: Some(wait),
+        })
     }
 
     /// Takes note of a quota.
-    pub(super) fn note_quota(&self, pass: &Pass<'_>, quota: Quota) -> Option<Turn> {
-        lock(&self.quotas).note(pass.key.credential.clone(), quota)
+    pub(super) fn note_quota(&self, credential: CredentialId, quota: Quota) -> Option<Turn> {
+        lock(&self.quotas).note(credential, quota)
     }
 
     /// The last quotas, each with the name of the credentials it is granted to.
@@ -107,43 +99,6 @@ impl Endpoint {
         all.map(|(credential, quota)| (credential.to_string(), quota.clone()))
             .collect()
     }
-}
-
-/// Leave for one question to an endpoint. Dropped without an answer, it says nothing.
-pub(super) struct Pass<'a> {
-    endpoint: &'a Endpoint,
-    key: BackoffKey,
-    /// When it was given, and the question asked.
-    pub(super) begun: Instant,
-    is_trial: bool,
-}
-
-impl Pass<'_> {
-    /// The question was refused for coming too soon; how long to leave the endpoint alone.
-    pub(super) fn refused(mut self, retry_after: Option<Duration>) -> Duration {
-        self.is_trial = false;
-        let times = (self.begun, Instant::now());
-        lock(&self.endpoint.backoffs).refused(&self.key, retry_after, times, jitter())
-    }
-
-    /// The question was answered.
-    pub(super) fn answered(mut self) {
-        self.is_trial = false;
-        lock(&self.endpoint.backoffs).answered(&self.key, self.begun);
-    }
-}
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        if self.is_trial {
-            lock(&self.endpoint.backoffs).give_up_trial(&self.key);
-        }
-    }
-}
-
-/// From -1 to 1.
-fn jitter() -> f64 {
-    fastrand::f64().mul_add(2.0, -1.0)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

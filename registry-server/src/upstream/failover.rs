@@ -8,8 +8,9 @@ use registry_core::{Clock as _, SystemClock, UpstreamError};
 use tokio::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
+use super::backoff::{BackoffKey, CredentialId, Pass};
 use super::breaker::Sign;
-use super::endpoint::{Endpoint, Pass};
+use super::endpoint::Endpoint;
 use super::observer::RequestKind;
 use super::quota::{Quota, Turn};
 use super::reply::Reply;
@@ -174,7 +175,7 @@ impl Visit {
     fn answered(
         &self,
         question: &Question<'_>,
-        pass: Pass<'_>,
+        pass: Pass<'_, BackoffKey>,
         reply: Reply,
         line: &Line,
     ) -> Result<Reply, UpstreamError> {
@@ -190,7 +191,7 @@ impl Visit {
             "upstream answered"
         );
         if question.kind == RequestKind::Manifest && reply.is_trusted() {
-            self.note_quota(&pass, &reply);
+            self.note_quota(pass.key.credential.clone(), &reply);
         }
         if status == StatusCode::TOO_MANY_REQUESTS {
             return Err(self.limited(pass, reply.failure()));
@@ -209,7 +210,7 @@ impl Visit {
     }
 
     /// Where `error` is a limit, leaves the endpoint alone for a while, and says for how long.
-    fn limited(&self, pass: Pass<'_>, error: UpstreamError) -> UpstreamError {
+    fn limited(&self, pass: Pass<'_, BackoffKey>, error: UpstreamError) -> UpstreamError {
         let UpstreamError::RateLimited { retry_after } = error else {
             return error;
         };
@@ -226,7 +227,7 @@ impl Visit {
         }
     }
 
-    fn note_quota(&self, pass: &Pass<'_>, reply: &Reply) {
+    fn note_quota(&self, credential: CredentialId, reply: &Reply) {
         let Some(quota) = Quota::read(reply.headers(), SystemClock.now()) else {
             return;
         };
@@ -237,7 +238,7 @@ impl Visit {
         let Quota {
             limit, remaining, ..
         } = quota;
-        match self.endpoint().note_quota(pass, quota) {
+        match self.endpoint().note_quota(credential, quota) {
             Some(Turn::RunsLow) => warn!(
                 upstream = %id,
                 endpoint,

@@ -14,7 +14,7 @@ use url::Url;
 use super::address::Reach;
 use super::auth::Authenticator;
 use super::authorization::Authorization;
-use super::backoff::{BackoffKey, Class, CredentialId};
+use super::backoff::{BackoffKey, Backoffs, Class, CredentialId, Pass};
 use super::clients::{Clients, Sending};
 use super::config::{
     Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, ProbeSchedule, REDIRECTS_MAX,
@@ -52,6 +52,8 @@ pub(super) struct Transport {
     pub(super) next_on_not_found: bool,
     pub(super) probes: ProbeSchedule,
     pub(super) observer: Option<Arc<dyn UpstreamObserver>>,
+    /// Hosts that endpoints led to, and that could not be reached.
+    elsewhere: Backoffs<String>,
     /// The probes under way.
     pub(super) tasks: TaskTracker,
     /// Ends them.
@@ -79,6 +81,7 @@ impl Transport {
             next_on_not_found: config.next_endpoint_on_not_found,
             probes: config.probes.clone(),
             observer: config.observer.clone(),
+            elsewhere: Backoffs::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
@@ -111,6 +114,7 @@ impl Transport {
             {
                 headers.insert(IF_RANGE, entity_tag);
             }
+            let pass = self.leave_for(&hop)?;
             let sending = self.clients.send(Sending {
                 kind: question.kind,
                 method: question.method.clone(),
@@ -120,7 +124,15 @@ impl Transport {
                 from: (&from, reach),
                 deadline,
             });
-            let response = sending.await.map_err(|failure| failure.at(&hop))?;
+            let outcome = sending.await;
+            match (pass, &outcome) {
+                (Some(pass), Ok(_)) => pass.answered(),
+                (Some(pass), Err(failure)) if failure.unconnected => {
+                    pass.refused(None);
+                }
+                _ => {}
+            }
+            let response = outcome.map_err(|failure| failure.at(&hop))?;
             reach = self.clients.reach_from(&hop.url, &response);
             let reply = Reply::new(response, host_of(&hop.url), hop.trusted);
             if !is_redirect(reply.status()) {
@@ -141,6 +153,23 @@ impl Transport {
             ),
         }
         .into())
+    }
+
+    /// Leave for a request to whom an endpoint leads to; an endpoint itself has a breaker. A host
+    /// that could not be reached is left out for a while, so that not every blob pays for it.
+    fn leave_for(&self, hop: &Hop) -> Result<Option<Pass<'_, String>>, SendFailure> {
+        if hop.trusted {
+            return Ok(None);
+        }
+        let host = host_of(&hop.url);
+        let unreachable = |_| UpstreamError::Unavailable {
+            what: format!("{host} could not be reached a moment ago"),
+            source: None,
+        };
+        let leave = self.elsewhere.leave(host.clone()).map_err(unreachable);
+        leave
+            .map(Some)
+            .map_err(|error| SendFailure::from(error).at(hop))
     }
 }
 

@@ -237,6 +237,33 @@ async fn what_a_registry_leads_to_says_nothing_of_the_registry() {
 }
 
 #[tokio::test]
+async fn a_storage_that_cannot_be_reached_does_not_cost_every_blob() {
+    let (first, image) = registry().await;
+    let (second, storage) = (first.start_storage().await, first.start_storage().await);
+    let redirect = BlobRedirect {
+        base: Some(storage.url()),
+        ..BlobRedirect::default()
+    };
+    first.behave(|behaviour| behaviour.redirect_blobs = Some(redirect));
+    let blob = image.layers[0].digest;
+    storage.stop().await;
+    let upstream = Asked::of(&[&first, &second]);
+    for _ in 0..5 {
+        assert_eq!(upstream.blob(blob).await.unwrap(), Some(200_000));
+    }
+    // The registry was asked each time, and its storage once.
+    assert_eq!(upstream.events.count("blob 307"), 5);
+    assert_eq!(upstream.events.count("blob none"), 1);
+    storage.restart().await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(2)).await;
+    tokio::time::resume();
+    assert_eq!(upstream.blob(blob).await.unwrap(), Some(200_000));
+    assert_eq!(storage.count(Method::GET, Object::Storage), 1);
+    assert_eq!(second.count(Method::GET, Object::Blob), 5);
+}
+
+#[tokio::test]
 async fn a_question_that_is_dropped_says_nothing() {
     let (registry, image) = registry().await;
     let digest = image.root().digest;
