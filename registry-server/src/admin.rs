@@ -1,22 +1,28 @@
-//! The admin listener: whether the mirror lives, and whether requests should come to it.
+//! The admin listener: whether the mirror lives, whether requests should come to it, and what it
+//! has counted.
 //!
 //! Kept apart from the registry's API, so that it can be bound where clients do not reach.
 
 use futures::future::BoxFuture;
 use http::request::Parts;
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 
-use crate::front::{Answer, ApiError, Code, Entry, Lasts, Readiness, Service};
+use crate::front::{Answer, ApiError, Code, Entry, Lasts, Payload, Readiness, Service};
+use crate::metrics::{Exposition, MEDIA_TYPE};
 
 /// The admin endpoints.
 pub(crate) struct Admin {
     readiness: Readiness,
+    exposition: Exposition,
 }
 
 impl Admin {
-    pub(crate) fn new(readiness: Readiness) -> Self {
-        Self { readiness }
+    pub(crate) fn new(readiness: Readiness, exposition: Exposition) -> Self {
+        Self {
+            readiness,
+            exposition,
+        }
     }
 
     /// Every endpoint stands here; those that need more than [`Readiness`] bring it in [`Admin`].
@@ -24,6 +30,7 @@ impl Admin {
         let endpoint = match path {
             "/healthz" => Self::health,
             "/readyz" => Self::ready,
+            "/metrics" => Self::metrics,
             _ => return Err(unknown_path()),
         };
         match *method {
@@ -51,6 +58,16 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// Everything that is counted, in the text format of OpenMetrics.
+    fn metrics(&self) -> Answer {
+        let text = self.exposition.text();
+        let length = text.len() as u64;
+        let media_type = HeaderValue::from_static(MEDIA_TYPE);
+        Answer::content(Payload::Bytes(text.into()), length, media_type).lasting(Lasts::Never)
+    }
+}
+
 impl Service for Admin {
     const LOGGED: bool = false;
 
@@ -72,7 +89,7 @@ fn unknown_path() -> ApiError {
         StatusCode::NOT_FOUND,
         Code::Unsupported,
         "path",
-        "nothing is served at this path: the admin listener has /healthz and /readyz, the \
-         registry's API is on the other",
+        "nothing is served at this path: the admin listener has /healthz, /readyz and \
+         /metrics, the registry's API is on the other",
     )
 }

@@ -9,10 +9,12 @@ pub mod config;
 pub mod front;
 pub mod hosts_toml;
 pub mod logging;
+mod metrics;
 mod mirror;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod upstream;
 
 pub use announcement::Announcement;
+pub use metrics::Metrics;
 pub use mirror::{Mirror, MirrorBuilder, StartError};

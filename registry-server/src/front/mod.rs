@@ -34,22 +34,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use registry_core::{RegistryCache, UpstreamId};
 
 use crate::admin::Admin;
+use crate::metrics::{Exposition, Metrics};
 use listener::Listener;
 use service::Registry;
 
 pub(crate) use access::Entry;
 pub(crate) use answer::{Answer, Lasts};
+pub(crate) use body::Payload;
 pub(crate) use error::{ApiError, Code};
 pub use limits::FrontLimits;
 pub(crate) use service::Service;
 
 /// How a [`Server`] serves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// The upstream of requests that name none.
     pub default_upstream: UpstreamId,
     /// The limits of each listener.
     pub limits: FrontLimits,
+    /// What `/metrics` tells, besides what the cache knows of itself.
+    pub metrics: Metrics,
 }
 
 impl ServerOptions {
@@ -58,6 +62,7 @@ impl ServerOptions {
         Self {
             default_upstream,
             limits: FrontLimits::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -123,6 +128,7 @@ impl Server {
         let ServerOptions {
             default_upstream,
             limits,
+            metrics,
         } = options;
         if cache.upstreams().get(&default_upstream).is_none() {
             return Err(ServerError::DefaultUpstream {
@@ -131,6 +137,7 @@ impl Server {
         }
         let limits = Arc::new(limits);
         let readiness = Readiness::default();
+        let exposition = Exposition::new(&metrics, cache.clone());
         let registry = Registry {
             cache,
             default_upstream,
@@ -138,7 +145,7 @@ impl Server {
         };
         let admin = match admin_listen {
             Some(address) => {
-                let admin = Admin::new(readiness.clone());
+                let admin = Admin::new(readiness.clone(), exposition);
                 Some(listen_on(address, admin, &limits).await?)
             }
             None => None,

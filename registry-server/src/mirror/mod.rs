@@ -26,6 +26,7 @@ use tracing::warn;
 use crate::announcement::Announcement;
 use crate::config::{Config, UpstreamConfig};
 use crate::front::{FrontLimits, Server, ServerOptions};
+use crate::metrics::Metrics;
 use crate::upstream::{HttpUpstream, HttpUpstreamConfig, SystemTrust};
 
 pub use builder::MirrorBuilder;
@@ -127,12 +128,14 @@ impl Mirror {
             #[cfg(feature = "testing")]
             outgoing,
         } = parts;
+        let metrics = Metrics::default();
         let common = |http: &mut HttpUpstreamConfig| {
+            http.observer = Some(metrics.upstream(&http.id));
             http.manifest_bytes_max = cache_limits.manifest_bytes_max;
             #[cfg(feature = "testing")]
             http.outgoing.clone_from(&outgoing);
         };
-        let upstreams = upstreams_of(&mut config, upstreams, common)?;
+        let upstreams = upstreams_of(&mut config, upstreams, common, &metrics)?;
         let (stores, store) = match stores {
             Some(stores) => (stores, None),
             None => {
@@ -145,6 +148,7 @@ impl Mirror {
         let cache = RegistryCache::with(stores, upstreams, cache_limits, clock);
         let options = ServerOptions {
             limits: front_limits,
+            metrics,
             ..ServerOptions::new(config.default_upstream.clone())
         };
         let bound = Server::bind(config.listen, config.admin_listen, cache.clone(), options).await;
@@ -255,6 +259,7 @@ fn upstreams_of(
     config: &mut Config,
     brought: BTreeMap<UpstreamId, Arc<dyn Upstream>>,
     common: impl Fn(&mut HttpUpstreamConfig),
+    metrics: &Metrics,
 ) -> Result<Upstreams, StartError> {
     let mut upstreams = Upstreams::new();
     for (id, upstream) in brought {
@@ -278,6 +283,7 @@ fn upstreams_of(
                 return Err(StartError::Upstream { id, source });
             }
         };
+        metrics.watch(&upstream);
         let policy = settings.policy(config.tag_ttl);
         upstreams.insert(id.clone(), UpstreamEntry { upstream, policy });
     }

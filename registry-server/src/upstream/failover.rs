@@ -232,9 +232,6 @@ impl Visit {
             return;
         };
         let (id, endpoint) = (&self.transport.id, self.endpoint().name());
-        if let Some(observer) = &self.transport.observer {
-            observer.quota(endpoint, &quota);
-        }
         let Quota {
             limit, remaining, ..
         } = quota;

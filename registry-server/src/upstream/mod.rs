@@ -105,6 +105,11 @@ impl HttpUpstream {
         })
     }
 
+    /// Its name.
+    pub fn id(&self) -> &UpstreamId {
+        &self.id
+    }
+
     /// How much each endpoint still grants, as far as it has told: in the order of the endpoints.
     pub fn quotas(&self) -> Vec<EndpointQuota> {
         let endpoints = self.transport.endpoints.iter();

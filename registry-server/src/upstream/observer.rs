@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use super::quota::Quota;
-
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -50,7 +48,4 @@ pub trait UpstreamObserver: fmt::Debug + Send + Sync + 'static {
 
     /// An endpoint is no longer asked but probed, or asked again.
     fn endpoint_turned(&self, endpoint: &str, is_well: bool);
-
-    /// An endpoint told how much it still grants.
-    fn quota(&self, endpoint: &str, quota: &Quota);
 }

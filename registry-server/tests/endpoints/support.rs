@@ -10,9 +10,7 @@ use registry_core::{
     UpstreamError, UpstreamId,
 };
 use registry_server::testing::{FixtureImage, FixtureRegistry, ImageSpec};
-use registry_server::upstream::{
-    HttpUpstream, HttpUpstreamConfig, Quota, RequestKind, UpstreamObserver,
-};
+use registry_server::upstream::{HttpUpstream, HttpUpstreamConfig, RequestKind, UpstreamObserver};
 use tokio::sync::watch;
 
 /// A budget that is soon over, and long enough for what is answered at once on a busy machine.
@@ -194,9 +192,5 @@ impl UpstreamObserver for Events {
     fn endpoint_turned(&self, endpoint: &str, is_well: bool) {
         let turn = if is_well { "well" } else { "ill" };
         self.add(format!("{turn} {endpoint}"));
-    }
-
-    fn quota(&self, endpoint: &str, quota: &Quota) {
-        self.add(format!("quota {endpoint} {}", quota.remaining));
     }
 }
