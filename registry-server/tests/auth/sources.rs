@@ -216,6 +216,12 @@ async fn a_helper_that_fails_is_named_and_one_that_knows_nothing_is_no_failure()
     );
     assert!(!told.contains("hunter2"), "{told}");
     assert_eq!(asked(&registry), "GET 401");
+    // However often: the endpoint is well, and not rested for it.
+    for _ in 0..8 {
+        later(Duration::from_secs(6)).await;
+        assert_eq!(upstream.pull("app").await, "unavailable");
+        assert_eq!(asked(&registry), "GET 401");
+    }
     folder.write(
         "behaviour",
         "echo 'credentials not found in native keychain'; exit 1",
