@@ -56,11 +56,7 @@ async fn a_pull_in_parallel_chunks_costs_the_blob_once() {
         setup.idle().await;
         let sent = setup.origin.blob_bytes_sent(&blob.digest);
         let name = format!("{chunk_bytes} bytes, {at_a_time} at a time: {sent} bytes");
-        eprintln!("{name}");
-        for r in setup.origin.requests() {
-            eprintln!("  {:?} {:?}", r.range(), r.status);
-        }
-        //assert!(sent * 10 <= BLOB_BYTES * 11, "{name}");
+        assert!(sent * 10 <= BLOB_BYTES * 11, "{name}");
         // It is stored: what is asked for now costs nothing.
         setup.origin.reset_counters();
         let answer = setup.blob(blob.digest).await;
@@ -130,7 +126,11 @@ async fn a_pull_that_is_cut_again_and_again_costs_the_blob_once() {
     let sent = setup.origin.blob_bytes_sent(&blob.digest);
     assert!(sent * 100 <= BLOB_BYTES * 102, "{sent} bytes");
     let tag = format!("\"{}\"", blob.digest);
-    for resumed in &setup.origin.requests()[1..] {
+    let requests = setup.origin.requests();
+    let asked = requests
+        .iter()
+        .filter(|request| request.object == Object::Blob);
+    for resumed in asked.skip(1) {
         assert_eq!(resumed.header("if-range"), Some(&*tag));
         assert!(resumed.range().is_some());
     }
