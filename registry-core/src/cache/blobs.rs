@@ -269,7 +269,7 @@ impl Ask<'_> {
                     return self.through_spool(ready, size, status, shares).await;
                 }
                 Found::Ended(end) => return self.after(end, size, shares).await,
-                Found::Scattered(seeker) => match self.past(size).await? {
+                Found::NoPlace(seeker) => match self.past(size).await? {
                     Some(passed) => return Ok(Turn::Served(passed)),
                     None => seeker,
                 },

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{SemaphorePermit, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -246,11 +246,7 @@ impl Work {
         closing: &CancellationToken,
     ) -> Result<(Arc<dyn BlobSink>, Verified), End> {
         let begin = async {
-            let permit = self.cache.fill_permits.acquire();
-            let permit = timeout(self.cache.limits.upstream_wait_max, permit)
-                .await
-                .map_err(|_| CacheError::Overloaded)?
-                .map_err(|_| CacheError::Closed)?;
+            let permit = self.turn().await?;
             // Before the upstream is asked: a store that cannot take the blob must not cost a
             // request.
             Ok((permit, self.stage().await?))
@@ -280,6 +276,21 @@ impl Work {
                 Err(end)
             }
         }
+    }
+
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, CacheError> {
+        let permits = &self.cache.fill_permits;
+        if let Ok(permit) = permits.try_acquire() {
+            return Ok(permit);
+        }
+        let spool = &self.obituary.0;
+        spool.set_queued(true);
+        let permit = timeout(self.cache.limits.upstream_wait_max, permits.acquire())
+            .await
+            .map_err(|_| CacheError::Overloaded)?
+            .map_err(|_| CacheError::Closed)?;
+        spool.set_queued(false);
+        Ok(permit)
     }
 
     /// A spool, and what an earlier fill of the same blob left in it.

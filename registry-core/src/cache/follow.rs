@@ -47,9 +47,8 @@ pub(super) enum Found {
     Ready(Ready),
     /// The fill has ended without.
     Ended(End),
-    /// It is far ahead, in a spool that is in too many pieces for another. There is the fill to
-    /// wait for.
-    Scattered(Seeker),
+    /// It is far ahead, and there is no place for it in the spool. There is the fill to wait for.
+    NoPlace(Seeker),
 }
 
 /// What stands between a reader and the byte at an offset.
@@ -130,9 +129,9 @@ impl Seeker {
                     Fetch::Begun => false,
                     // The fill gets there in the end.
                     Fetch::Refused(Refusal::Wait) => begun,
-                    Fetch::Refused(Refusal::Pieces) => {
+                    Fetch::Refused(Refusal::NoPlace) => {
                         self.may_fetch = false;
-                        return Ok(Found::Scattered(self));
+                        return Ok(Found::NoPlace(self));
                     }
                 },
                 Some((_, Obstacle::Fill)) => begun,

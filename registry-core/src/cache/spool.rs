@@ -24,6 +24,8 @@ pub(super) struct Spool {
 pub(super) struct State {
     /// Size of the blob in bytes, once anybody was told.
     pub(super) size: Option<u64>,
+    /// The fill waits for its turn.
+    queued: bool,
     /// Where the bytes are, once there is such a place.
     file: Option<File>,
     /// Whether the fill's own download has brought bytes, so that there is something to answer
@@ -80,10 +82,10 @@ impl State {
         self.file.as_ref().map(|file| Arc::clone(&file.reader))
     }
 
-    /// Whether parts can be fetched apart from the rest now.
+    /// Whether parts may be fetched apart from the rest now.
     pub(super) fn takes_segments(&self) -> bool {
         let is_over = self.ending || self.end.is_some() || self.broken.is_some();
-        !is_over && !self.whole_only && self.file.is_some()
+        !is_over && !self.whole_only && (self.file.is_some() || self.queued)
     }
 
     fn agree(&mut self, told: Option<u64>) -> Result<(), CacheError> {
@@ -111,8 +113,9 @@ impl State {
 pub(super) enum Refusal {
     /// Not now, or not of this upstream: the fill gets there in the end.
     Wait,
-    /// The spool is in too many pieces already.
-    Pieces,
+    /// There is no place for it: the spool is in too many pieces already, or the fill still waits
+    /// for its turn.
+    NoPlace,
 }
 
 impl Spool {
@@ -131,6 +134,12 @@ impl Spool {
 
     pub(super) fn subscribe(&self) -> watch::Receiver<State> {
         self.state.subscribe()
+    }
+
+    /// Whether the fill waits for its turn.
+    pub(super) fn set_queued(&self, queued: bool) {
+        self.state
+            .send_if_modified(|state| std::mem::replace(&mut state.queued, queued) != queued);
     }
 
     /// The place to write to is here, with what it holds already.
@@ -281,14 +290,15 @@ impl Spool {
     ) -> Result<SegmentClaim, Refusal> {
         let mut outcome = Err(Refusal::Wait);
         self.state.send_if_modified(|state| {
-            let sink = state.file.as_ref().and_then(|file| file.sink.upgrade());
-            let Some(sink) = sink.filter(|_| state.takes_segments()) else {
-                return false;
-            };
-            if state.coverage.pieces() >= pieces_max {
-                outcome = Err(Refusal::Pieces);
+            if !state.takes_segments() {
                 return false;
             }
+            if state.queued || state.coverage.pieces() >= pieces_max {
+                outcome = Err(Refusal::NoPlace);
+                return false;
+            }
+            let sink = state.file.as_ref().and_then(|file| file.sink.upgrade());
+            let Some(sink) = sink else { return false };
             let end = state.size.unwrap_or(u64::MAX).min(wish.end());
             let wish = ByteRange::new(wish.start(), end);
             if let Some(left) = wish.and_then(|wish| state.coverage.claim(wish)) {

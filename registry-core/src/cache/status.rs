@@ -39,7 +39,7 @@ pub enum CacheStatus {
     Stale(StaleReason),
     /// From a fill that another request began (I7).
     Follow,
-    /// From the upstream, without being stored.
+    /// From the upstream, on a request of its own.
     Bypass(BypassReason),
 }
 
@@ -81,13 +81,14 @@ impl StaleReason {
     }
 }
 
-/// Why an answer was not stored.
+/// Why an answer took a request of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BypassReason {
     /// It is the upstream's answer to a HEAD: there is nothing to store.
     Head,
-    /// A range far ahead of what the fill has reached.
+    /// A range far ahead of what the fill has reached. Its bytes are kept with those of the fill,
+    /// where there is a place for them.
     RangeAhead,
     /// The store cannot take it, or cannot read it.
     StoreFailing,

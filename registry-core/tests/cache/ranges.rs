@@ -497,6 +497,28 @@ async fn a_far_range_is_answered_at_once_where_no_more_requests_may_be_made() {
     }
 }
 
+/// Where a fill has to wait for its turn, a far range does not.
+#[tokio::test(start_paused = true)]
+async fn a_far_range_does_not_wait_for_the_turn_of_its_fill() {
+    let limits = Limits {
+        fills_max: 1,
+        ..limits()
+    };
+    let scene = Scene::with(limits).await;
+    let other = bytes(BLOB_BYTES + 1).slice(1..);
+    let digest = scene.mirror.one.add_blob(&repository(), other.clone());
+    let begun = tokio::time::Instant::now();
+    let range = part(900_000, 100);
+    let served = scene.mirror.blob(&one(), digest, range).await.unwrap();
+    assert_eq!(served.status, AHEAD);
+    assert_eq!(read(served.value).await.unwrap(), other[900_000..900_100]);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    scene.gate.open();
+    scene.mirror.over().await;
+    let served = scene.mirror.blob(&one(), digest, None).await.unwrap();
+    assert_eq!(served.status, CacheStatus::Hit);
+}
+
 /// I5: a part that was fetched ahead for one is for another only with proof of access, and what is
 /// fetched ahead comes from where the fill does.
 #[tokio::test(start_paused = true)]
