@@ -12,5 +12,6 @@ mod one_fetch;
 mod process;
 mod ranges;
 mod referrers;
+mod resume;
 mod support;
 mod tags;
