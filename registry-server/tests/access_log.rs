@@ -142,7 +142,7 @@ async fn each_request_is_one_line() {
     assert!(error["bytes"].as_u64().unwrap() > 0);
     let what = "refused".to_owned();
     let down = UpstreamError::Unavailable { what, source: None };
-    mirror.quay.set_down(Some(down.clone()));
+    mirror.quay.set_down(Some(down));
     client.get("/v2/org/none/manifests/v?ns=quay.io", &[]).await;
     let error = lines.next().await;
     assert_line(
@@ -168,7 +168,7 @@ async fn each_request_is_one_line() {
     );
 
     aborted(&mirror, &lines).await;
-    broken(&mirror, &lines, down).await;
+    broken(&mirror, &lines).await;
 }
 
 /// Clients that leave: before the answer, and within it.
@@ -207,7 +207,10 @@ async fn aborted(mirror: &Mirror, lines: &Lines) {
 }
 
 /// A body that the mirror could not go on with is not the client's doing.
-async fn broken(mirror: &Mirror, lines: &Lines, error: UpstreamError) {
+async fn broken(mirror: &Mirror, lines: &Lines) {
+    // Not one that the download would be gone on with after.
+    let what = "refused".to_owned();
+    let error = UpstreamError::Protocol { what };
     let bytes = sample(200_000, 2);
     let digest = mirror.quay.add_blob(&repository("org/app"), bytes.clone());
     let gate = Gate::new();
