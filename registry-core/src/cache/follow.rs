@@ -68,7 +68,9 @@ enum Obstacle {
 }
 
 fn obstacle(state: &State, offset: u64, limits: &Limits) -> Obstacle {
-    let is_far = offset > state.hashed.saturating_add(limits.range_ahead_bytes_max);
+    // What was kept is hashed once more, which is soon done; the fill's own download goes on behind it.
+    let frontier = state.hashed.max(state.kept);
+    let is_far = offset > frontier.saturating_add(limits.range_ahead_bytes_max);
     match state.coverage.at(offset) {
         // What was kept is nobody's before the upstream has answered.
         At::Held(_) if state.begun || offset >= state.kept => Obstacle::None { is_far },
@@ -377,5 +379,36 @@ impl Follower {
     fn fetch(&mut self, from: u64) -> Fetch {
         let wanted = ByteRange::new(from, self.end).expect("it is before the end");
         self.seeker.fetch(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::spool::Spool;
+    use crate::{Algorithm, BlobStore as _, Hasher, MemoryStore};
+
+    #[tokio::test]
+    async fn what_was_kept_is_not_far_ahead_while_it_is_hashed_again() {
+        let limits = Limits::default();
+        let kept = limits.range_ahead_bytes_max * 2;
+        let store = MemoryStore::new();
+        let digest = Hasher::digest_of(Algorithm::Sha256, b"");
+        let left = store.stage(digest, None).await.unwrap();
+        let bytes = Bytes::from(vec![0; usize::try_from(kept).unwrap()]);
+        left.write_at(0, bytes).await.unwrap();
+        left.checkpoint(kept);
+        drop(left);
+
+        let spool = Arc::new(Spool::new(Some(kept * 4), false));
+        let sink = store.stage(digest, None).await.unwrap();
+        spool.attach(&sink);
+        spool.begin();
+        let obstacle = |offset| spool.look(|state| super::obstacle(state, offset, &limits));
+        assert_eq!(obstacle(kept - 1), Obstacle::None { is_far: false });
+        assert_eq!(obstacle(kept), Obstacle::Fill);
+        let reached = kept + limits.range_ahead_bytes_max;
+        assert_eq!(obstacle(reached), Obstacle::Fill);
+        assert_eq!(obstacle(reached + 1), Obstacle::Gap);
     }
 }

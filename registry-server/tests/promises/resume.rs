@@ -61,8 +61,9 @@ async fn is_gone_on_with(end: impl FnOnce(Process)) {
     let answer = get(process.address(), &path).await;
     assert_eq!((answer.status(), answer.end), (200, End::Whole));
     assert!(answer.body == whole);
-    assert_eq!(origin.count(Method::GET, Object::Blob), 1);
     let asked = origin.requests();
+    let count = origin.count(Method::GET, Object::Blob);
+    assert_eq!(count, 1, "{asked:#?}");
     let asked = asked.iter().find(|asked| asked.object == Object::Blob);
     let range = asked.unwrap().range().unwrap().to_owned();
     let from: u64 = range
