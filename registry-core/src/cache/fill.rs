@@ -225,7 +225,9 @@ impl Work {
             digest,
             caller,
         } = &self.errand;
-        if matches!(error, CacheError::NotFound) {
+        // Of what it has sent a part of, an upstream that says so now is not to be believed for long.
+        let has_begun = self.obituary.0.look(|state| state.begun);
+        if matches!(error, CacheError::NotFound) && !has_begun {
             self.cache
                 .remember_absent(Absent::blob(origin, *digest, caller));
         } else {

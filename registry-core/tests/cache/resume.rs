@@ -209,7 +209,6 @@ async fn some_ends_are_final() {
         assert_eq!(mirror.one.calls().blob, requests, "{name}");
         // What came is not fetched again.
         mirror.over().await;
-        mirror.clock.advance(Limits::default().negative_ttl);
         let served = mirror.blob(&one(), digest, None).await.unwrap();
         assert_eq!(served.status, CacheStatus::Miss);
         assert!(read(served.value).await.unwrap() == content, "{name}");
