@@ -176,7 +176,8 @@ impl Ask<'_> {
                     .await?,
             )
             .map(|confirmed| Link {
-                size: confirmed.size.or(link.and_then(|l| l.size)),
+                // What a manifest says of it was verified; what an answer to a HEAD says was not.
+                size: link.and_then(|link| link.size).or(confirmed.size),
                 ..confirmed
             });
         }

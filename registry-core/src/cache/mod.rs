@@ -333,8 +333,9 @@ impl Inner {
             }
         };
         match link {
-            // Where that fails, it is asked for again.
-            Some(link) => drop(self.grant(origin, vec![link]).await),
+            // Without the size, which only a manifest tells for certain: one that a HEAD got wrong
+            // would make every download fail. Where granting fails, it is asked for again.
+            Some(_) => drop(self.grant(origin, vec![Link { target, size: None }]).await),
             None => self.remember_absent(absent),
         }
         Ok(link)
