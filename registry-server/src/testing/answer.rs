@@ -1,9 +1,13 @@
 //! What the right answer to a request is: a function of the request, the content and the
 //! behaviour. How it is put on the wire, rightly or not, is `serve`'s matter.
 
+use std::io::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::Method;
 use registry_core::{Digest, MediaType, RangeRequest};
 use serde_json::json;
@@ -22,6 +26,9 @@ const HOPS_KEY: &str = "hops";
 const REFERRERS_PAGE_KEY: &str = "fixture-page";
 /// Begins the value of a signature; the method it is valid for follows.
 const SIGNATURE_SECRET: &str = "fixture-secret-";
+
+/// Why coding cannot fail.
+const IN_MEMORY: &str = "memory takes what is written to it";
 
 /// A request, taken apart.
 pub(crate) struct Request {
@@ -56,7 +63,7 @@ impl Request {
             .map(|(_, value)| value)
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(candidate, _)| candidate == name);
         found.map(|(_, value)| value.as_str())
     }
@@ -160,6 +167,18 @@ impl Answer {
     fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.set_header(name, &value.to_string());
         self
+    }
+
+    /// The same content in gzip's coding, and a header that says so.
+    pub(crate) fn gzip(mut self) -> Self {
+        let length = usize::try_from(self.part.1).expect("what is coded fits into memory");
+        let plain = self.body.read(self.part.0, length);
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&plain).expect(IN_MEMORY);
+        let coded = Bytes::from(encoder.finish().expect(IN_MEMORY));
+        self.part = (0, coded.len() as u64);
+        self.body = Source::Bytes(coded);
+        self.with("Content-Encoding", "gzip")
     }
 
     fn error(status: u16, code: &str, message: &str) -> Self {

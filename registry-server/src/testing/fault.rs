@@ -15,6 +15,8 @@ use super::stats::Object;
 pub struct Match {
     target: Target,
     method: Option<Method>,
+    /// Whether a part is asked for.
+    part: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -36,7 +38,7 @@ impl Match {
     pub fn object(object: Object) -> Self {
         Self {
             target: Target::Object(object),
-            method: None,
+            ..Self::default()
         }
     }
 
@@ -66,16 +68,29 @@ impl Match {
         self
     }
 
+    /// Only requests for a part, by `Range`.
+    pub fn parts(mut self) -> Self {
+        self.part = Some(true);
+        self
+    }
+
+    /// Only requests for the whole of it.
+    pub fn wholes(mut self) -> Self {
+        self.part = Some(false);
+        self
+    }
+
     fn reference(object: Object, reference: String) -> Self {
         Self {
             target: Target::Reference(object, reference),
-            method: None,
+            ..Self::default()
         }
     }
 
-    fn fits(&self, method: &Method, object: Object, path: &str) -> bool {
+    fn fits(&self, method: &Method, object: Object, path: &str, part: bool) -> bool {
         let method_fits = self.method.as_ref().is_none_or(|wanted| wanted == method);
         method_fits
+            && self.part.is_none_or(|wanted| wanted == part)
             && match &self.target {
                 Target::Any => true,
                 Target::Object(wanted) => *wanted == object,
@@ -158,6 +173,15 @@ pub enum Fault {
         /// Opened by the test.
         gate: Gate,
     },
+    /// After so many bytes, one at a time: always alive, and never done.
+    Trickle {
+        /// Bytes sent before.
+        after: u64,
+        /// Time before each further byte.
+        interval: Duration,
+    },
+    /// The right body in a coding that nobody asked for (gzip), and a header that says so.
+    Gzip,
     /// No answer at all, on a connection that stays open.
     BlackHole,
     /// The head of the answer comes a byte at a time.
@@ -169,6 +193,9 @@ pub enum Fault {
     Close,
     /// Something that is not HTTP in place of an answer, then an orderly end.
     Garbage,
+    /// All of these of one answer: a body that is held at a gate and then cut, a 503 that is long
+    /// in coming. One that ends the matter without an answer ends it before those after it.
+    Several(Vec<Fault>),
 }
 
 impl Fault {
@@ -190,6 +217,14 @@ impl Fault {
     /// The right answer with these headers in place of, or besides, its own.
     pub fn headers(headers: &[(&str, &str)]) -> Self {
         Self::Headers(owned(headers))
+    }
+
+    /// What is to go wrong with one answer, one by one.
+    pub(crate) fn parts(self) -> Vec<Self> {
+        match self {
+            Self::Several(faults) => faults.into_iter().flat_map(Self::parts).collect(),
+            fault => vec![fault],
+        }
     }
 }
 
@@ -228,9 +263,15 @@ impl FaultQueue {
     }
 
     /// The first fault that fits, taken out where this was its last time.
-    pub(crate) fn take(&mut self, method: &Method, object: Object, path: &str) -> Option<Fault> {
+    pub(crate) fn take(
+        &mut self,
+        method: &Method,
+        object: Object,
+        path: &str,
+        part: bool,
+    ) -> Option<Fault> {
         let mut entries = self.entries.iter();
-        let index = entries.position(|(when, _, _)| when.fits(method, object, path))?;
+        let index = entries.position(|(when, _, _)| when.fits(method, object, path, part))?;
         let (_, times, fault) = &mut self.entries[index];
         match times {
             Times::Always => return Some(fault.clone()),
@@ -286,11 +327,12 @@ mod tests {
             Times::Next(2),
             Fault::BlackHole,
         );
-        queue.push(Match::tag("latest"), Times::Once, Fault::Close);
+        queue.push(Match::any().parts(), Times::Once, Fault::BlackHole);
+        queue.push(Match::tag("latest").wholes(), Times::Once, Fault::Close);
         queue.push(Match::object(Object::Blob), Times::Always, Fault::Garbage);
-        assert_eq!(queue.left(), 3);
+        assert_eq!(queue.left(), 4);
         let mut take = |method: Method, object, path: &str| {
-            let fault = queue.take(&method, object, path)?;
+            let fault = queue.take(&method, object, path, false)?;
             Some(format!("{fault:?}"))
         };
         let tag = "/v2/a/manifests/latest";
@@ -315,8 +357,15 @@ mod tests {
                 "{method} {path}"
             );
         }
+        assert_eq!(queue.left(), 1);
+        let part = queue.take(&Method::GET, Object::Blob, &blob, true);
+        assert!(matches!(part, Some(Fault::BlackHole)), "{part:?}");
         assert_eq!(queue.left(), 0);
         queue.clear();
-        assert!(queue.take(&Method::GET, Object::Blob, &blob).is_none());
+        assert!(
+            queue
+                .take(&Method::GET, Object::Blob, &blob, false)
+                .is_none()
+        );
     }
 }

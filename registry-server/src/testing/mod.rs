@@ -57,7 +57,7 @@ pub use image::{FixtureImage, ImageFormat, ImageSpec};
 pub use outgoing::{Outgoing, OutgoingLog};
 pub use secrets::Secrets;
 pub use stats::{Object, Recorded, Stats};
-pub use tls::FixtureTls;
+pub use tls::{Certificate, FixtureTls};
 pub use token_server::{Access, TokenRequest, TokenServer};
 
 use answer::Request;
@@ -349,6 +349,17 @@ impl FixtureRegistry {
         change(&mut lock(&self.state.behaviour));
     }
 
+    /// Shows this certificate on connections that are made from now on; those that are open stay,
+    /// until it [stops](Self::stop).
+    ///
+    /// # Panics
+    ///
+    /// Where it does not speak HTTPS.
+    pub fn show_certificate(&self, certificate: Certificate) {
+        let tls = self.state.tls.as_ref().expect("it speaks HTTPS");
+        *lock(&self.state.shown) = Some(tls.showing(certificate));
+    }
+
     /// Scripts a fault. Each request takes the first that fits it, in the order they were given.
     pub fn fault(&self, when: Match, times: Times, fault: Fault) {
         lock(&self.state.faults).push(when, times, fault);
@@ -465,7 +476,8 @@ async fn accept(
 }
 
 async fn connection(stream: TcpStream, state: Arc<State>) -> std::io::Result<()> {
-    let socket = match &state.tls {
+    let shown = lock(&state.shown).clone();
+    let socket = match shown.as_ref().or(state.tls.as_ref()) {
         Some(tls) => Socket::Tls(Box::new(tls.accept(stream).await?)),
         None => Socket::Plain(stream),
     };
@@ -476,6 +488,8 @@ async fn connection(stream: TcpStream, state: Arc<State>) -> std::io::Result<()>
 struct State {
     address: SocketAddr,
     tls: Option<FixtureTls>,
+    /// In place of that, where another certificate is to be shown.
+    shown: Mutex<Option<FixtureTls>>,
     library: Arc<Mutex<Library>>,
     behaviour: Mutex<Behaviour>,
     faults: Mutex<FaultQueue>,
@@ -494,6 +508,7 @@ impl State {
         Self {
             address,
             tls,
+            shown: Mutex::default(),
             library,
             behaviour: Mutex::default(),
             faults: Mutex::default(),
@@ -516,8 +531,9 @@ impl State {
         lock(&self.behaviour).clone()
     }
 
-    fn take_fault(&self, method: &Method, object: Object, path: &str) -> Option<Fault> {
-        lock(&self.faults).take(method, object, path)
+    fn take_fault(&self, request: &Request, object: Object) -> Option<Fault> {
+        let part = request.header("range").is_some();
+        lock(&self.faults).take(&request.method, object, &request.path, part)
     }
 
     /// Counts a request and keeps it; its number, where there was room for it.

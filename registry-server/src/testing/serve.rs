@@ -127,28 +127,30 @@ impl<'a> Exchange<'a> {
         request: &Request,
     ) -> io::Result<Next> {
         let object = Route::of(&request.path).object;
-        let fault = self
-            .state
-            .take_fault(&request.method, object, &request.path);
+        let fault = self.state.take_fault(request, object);
         let mut plan = Plan::default();
         let mut replaced = None;
-        match fault {
-            None => {}
-            Some(Fault::Answer {
-                status,
-                headers,
-                body,
-            }) => replaced = Some(Answer::new(status, headers, body)),
-            Some(Fault::Hold { gate }) => opened_or_closed(&gate, stream).await?,
-            Some(Fault::BlackHole) => return until_closed(stream).await,
-            Some(Fault::Close) => return Ok(Next::Close),
-            Some(Fault::Garbage) => {
-                stream.write_all(b"\0\xffnot HTTP at all\r\n\r\n").await?;
-                return Ok(Next::Close);
+        for fault in fault.map(Fault::parts).unwrap_or_default() {
+            match fault {
+                Fault::Answer {
+                    status,
+                    headers,
+                    body,
+                } => replaced = Some(Answer::new(status, headers, body)),
+                Fault::Hold { gate } => opened_or_closed(&gate, stream).await?,
+                Fault::BlackHole => return until_closed(stream).await,
+                Fault::Close => return Ok(Next::Close),
+                Fault::Garbage => {
+                    stream.write_all(b"\0\xffnot HTTP at all\r\n\r\n").await?;
+                    return Ok(Next::Close);
+                }
+                fault => plan.add(fault),
             }
-            Some(fault) => plan = Plan::of(fault),
         }
         let mut right = replaced.unwrap_or_else(|| answer(self.state, behaviour, request));
+        if plan.gzip {
+            right = right.gzip();
+        }
         for (name, value) in &plan.headers {
             right.set_header(name, value);
         }
@@ -204,35 +206,42 @@ struct Plan {
     extra: u64,
     hold: Option<(u64, Gate)>,
     cut: Option<(u64, Cut)>,
+    trickle: Option<(u64, Duration)>,
+    gzip: bool,
 }
 
 impl Plan {
-    fn of(fault: Fault) -> Self {
-        let mut plan = Self::default();
+    fn add(&mut self, fault: Fault) {
         match fault {
-            Fault::Headers(headers) => plan.headers = headers,
-            Fault::WrongBytes { offset } => plan.flip = Some(offset),
-            Fault::Short { after } => plan.cut = Some((after, Cut::Fin)),
-            Fault::Reset { after } => plan.cut = Some((after, Cut::Reset)),
-            Fault::Stall { after } => plan.cut = Some((after, Cut::Stall)),
-            Fault::TooMany { extra } => plan.extra = extra,
-            Fault::WrongLength { declared } => plan.declared = Some(declared),
-            Fault::HoldAfter { bytes, gate } => plan.hold = Some((bytes, gate)),
-            Fault::SlowHead { interval } => plan.head_interval = Some(interval),
-            // Those that replace the whole answer never come here.
+            Fault::Headers(headers) => self.headers.extend(headers),
+            Fault::WrongBytes { offset } => self.flip = Some(offset),
+            Fault::Short { after } => self.cut = Some((after, Cut::Fin)),
+            Fault::Reset { after } => self.cut = Some((after, Cut::Reset)),
+            Fault::Stall { after } => self.cut = Some((after, Cut::Stall)),
+            Fault::TooMany { extra } => self.extra = extra,
+            Fault::WrongLength { declared } => self.declared = Some(declared),
+            Fault::HoldAfter { bytes, gate } => self.hold = Some((bytes, gate)),
+            Fault::SlowHead { interval } => self.head_interval = Some(interval),
+            Fault::Trickle { after, interval } => self.trickle = Some((after, interval)),
+            Fault::Gzip => self.gzip = true,
+            // Those that replace the whole answer, and several at once, never come here.
             Fault::Answer { .. }
             | Fault::Hold { .. }
             | Fault::BlackHole
             | Fault::Close
-            | Fault::Garbage => {}
+            | Fault::Garbage
+            | Fault::Several(_) => {}
         }
-        plan
     }
 
     /// How many bytes may be sent after `sent` of them before something is to happen.
     fn until_event(&self, sent: u64) -> u64 {
+        if self.trickle.is_some_and(|(after, _)| sent >= after) {
+            return 1;
+        }
+        let trickle = self.trickle.map(|(at, _)| at);
         let hold = self.hold.as_ref().map(|(at, _)| *at);
-        let events = [hold, self.cut.map(|(at, _)| at)];
+        let events = [hold, self.cut.map(|(at, _)| at), trickle];
         let ahead = events.into_iter().flatten().filter(|at| *at > sent);
         ahead.map(|at| at - sent).min().unwrap_or(u64::MAX)
     }
@@ -347,6 +356,11 @@ impl Wire<'_> {
             && *at == sent
         {
             opened_or_closed(gate, stream).await?;
+        }
+        if let Some((after, interval)) = self.plan.trickle
+            && sent >= after
+        {
+            tokio::time::sleep(interval).await;
         }
         if let Some(rate) = self.behaviour.bytes_per_second
             && sent > 0

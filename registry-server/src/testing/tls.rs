@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -34,8 +34,24 @@ pub struct FixtureTls {
     pub client_cert_pem: String,
     /// That certificate's key.
     pub client_key_pem: String,
-    pub(crate) config: Arc<ServerConfig>,
+    authority: Arc<Authority>,
+    config: Arc<ServerConfig>,
 }
+
+/// Which certificate a fixture registry shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Certificate {
+    /// The right one, of [its authority](FixtureTls::ca_pem).
+    #[default]
+    Good,
+    /// One of that authority that was good once.
+    Expired,
+    /// One of an authority that nobody knows.
+    UnknownAuthority,
+}
+
+type Authority = CertifiedIssuer<'static, KeyPair>;
 
 impl FixtureTls {
     /// Makes an authority, and a certificate of its for `127.0.0.1` and `localhost`.
@@ -49,13 +65,9 @@ impl FixtureTls {
     ///
     /// Where a name is none.
     pub fn generate_for(names: &[&str]) -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect(GENERATED);
-        let authority = CertifiedIssuer::self_signed(params, key).expect(GENERATED);
-        let names = NAMES.iter().chain(names).copied().map(String::from);
-        let (server, server_key) = issue(&authority, names.collect());
-        let (client, client_key) = issue(&authority, vec!["client".to_owned()]);
+        let authority = new_authority();
+        let (server, server_key) = issue(&authority, named(NAMES.iter().chain(names)));
+        let (client, client_key) = issue(&authority, named(&["client"]));
         let config = server_config(authority.der(), server.der(), &server_key);
         Self {
             ca_pem: authority.pem(),
@@ -63,7 +75,27 @@ impl FixtureTls {
             server_key_pem: server_key.serialize_pem(),
             client_cert_pem: client.pem(),
             client_key_pem: client_key.serialize_pem(),
+            authority: Arc::new(authority),
             config: Arc::new(config),
+        }
+    }
+
+    /// The same, showing another certificate for `127.0.0.1` and `localhost`.
+    pub(crate) fn showing(&self, certificate: Certificate) -> Self {
+        let mut params = named(&NAMES);
+        let (shown, key) = match certificate {
+            Certificate::Good => issue(&self.authority, params),
+            Certificate::Expired => {
+                params.not_before = date_time_ymd(2020, 1, 1);
+                params.not_after = date_time_ymd(2021, 1, 1);
+                issue(&self.authority, params)
+            }
+            Certificate::UnknownAuthority => issue(&new_authority(), params),
+        };
+        let config = server_config(self.authority.der(), shown.der(), &key);
+        Self {
+            config: Arc::new(config),
+            ..self.clone()
         }
     }
 }
@@ -90,12 +122,20 @@ impl std::fmt::Debug for FixtureTls {
     }
 }
 
-fn issue(
-    authority: &CertifiedIssuer<'_, KeyPair>,
-    names: Vec<String>,
-) -> (rcgen::Certificate, KeyPair) {
+fn new_authority() -> Authority {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect(GENERATED);
-    let params = CertificateParams::new(names).expect(GENERATED);
+    CertifiedIssuer::self_signed(params, key).expect(GENERATED)
+}
+
+fn named<'a>(names: impl IntoIterator<Item = &'a &'a str>) -> CertificateParams {
+    let names = names.into_iter().map(|name| (*name).to_owned());
+    CertificateParams::new(names.collect::<Vec<_>>()).expect(GENERATED)
+}
+
+fn issue(authority: &Authority, params: CertificateParams) -> (rcgen::Certificate, KeyPair) {
+    let key = KeyPair::generate().expect(GENERATED);
     (params.signed_by(&key, authority).expect(GENERATED), key)
 }
 
