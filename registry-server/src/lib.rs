@@ -7,6 +7,8 @@ pub mod admin;
 mod announcement;
 pub mod config;
 pub mod front;
+#[cfg(test)]
+mod fuzz;
 pub mod hosts_toml;
 pub mod logging;
 mod metrics;

@@ -9,6 +9,8 @@ mod credentials;
 mod document;
 mod file;
 mod flags;
+#[cfg(test)]
+mod fuzz;
 mod known;
 mod layer;
 mod place;

@@ -17,6 +17,8 @@ mod conditional;
 mod connection;
 mod content;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod limits;
 mod listener;
 mod listing;

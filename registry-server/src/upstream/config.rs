@@ -39,6 +39,8 @@ pub(super) const REFERRERS_PAGES_MAX: usize = 64;
 pub(super) const REFERRERS_MAX: usize = 16_384;
 /// Bytes of all their descriptors.
 pub(super) const REFERRERS_BYTES_MAX: usize = 4 << 20;
+/// Longest line of an upstream's `Link` that is read, in bytes.
+pub(super) const LINK_BYTES_MAX: usize = 8 << 10;
 /// Longest query that an upstream's `Link` makes us ask with, in bytes.
 pub(super) const LINK_QUERY_BYTES_MAX: usize = 2048;
 /// Bytes of an answer nobody reads that are read all the same, so that its connection can be used

@@ -3,7 +3,7 @@
 use http::header::LINK;
 use registry_core::UpstreamError;
 
-use super::config::LINK_QUERY_BYTES_MAX;
+use super::config::{LINK_BYTES_MAX, LINK_QUERY_BYTES_MAX};
 use super::reply::Reply;
 
 /// The query of the next page, where `Link` names one. The rest of its URL is not
@@ -24,8 +24,12 @@ pub(super) fn next_query(reply: &Reply) -> Result<Option<String>, UpstreamError>
     }
 }
 
-/// The target of the link whose relation is `next`.
-fn next_target(line: &str) -> Option<&str> {
+/// The target of the link whose relation is `next`; none on a line that is too long, as the time this
+/// takes grows with the square of its length.
+pub(super) fn next_target(line: &str) -> Option<&str> {
+    if line.len() > LINK_BYTES_MAX {
+        return None;
+    }
     let mut rest = line;
     loop {
         let (_, link) = rest.split_once('<')?;

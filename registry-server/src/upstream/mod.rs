@@ -22,6 +22,8 @@ mod credentials;
 mod endpoint;
 mod failover;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod head;
 #[cfg(all(test, feature = "testing"))]
 mod http2_tests;
