@@ -107,9 +107,10 @@ impl<K: Clone + Eq + Hash> Pass<'_, K> {
     }
 
     /// The question was answered.
-    pub(super) fn answered(mut self) {
-        self.is_trial = false;
+    pub(super) fn answered(self) {
         self.backoffs.table().answered(&self.key, self.begun);
+        // Dropped here, so that a trial is over in any case: where another was refused since this
+        // one left, the limit stays, and with it the need for a next trial.
     }
 }
 
@@ -311,6 +312,30 @@ mod tests {
         // One of them that was answered says nothing of the next.
         backoffs.answered(&key, begun);
         assert_eq!(leave(&mut backoffs), Err(SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_that_is_answered_ends_also_where_another_was_refused_meanwhile() {
+        let backoffs = Backoffs::default();
+        let leave = || backoffs.leave(key(Class::Blob));
+        let (Ok(first), Ok(slow)) = (leave(), leave()) else {
+            panic!("nothing is limited yet");
+        };
+        tokio::time::advance(SECOND).await;
+        tokio::time::advance(first.refused(Some(SECOND))).await;
+        let Ok(trial) = leave() else {
+            panic!("its time is up");
+        };
+        // From before the trial, but it makes the wait longer.
+        assert_eq!(slow.refused(Some(SECOND)), SECOND);
+        trial.answered();
+        assert_eq!(leave().err(), Some(SECOND));
+        tokio::time::advance(SECOND).await;
+        let Ok(trial) = leave() else {
+            panic!("no trial is out, and its time is up");
+        };
+        trial.answered();
+        assert!(leave().is_ok_and(|pass| !pass.is_trial));
     }
 
     #[tokio::test(start_paused = true)]
