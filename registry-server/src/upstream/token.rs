@@ -32,6 +32,9 @@ const LIFE_MAX: Duration = Duration::from_secs(3600);
 const MARGIN: Duration = Duration::from_secs(10);
 /// How long before its end a token that is used is renewed, while it goes on being used.
 const RENEWED_AHEAD: Duration = Duration::from_secs(30);
+/// How long that is not tried again where it failed: a token server in trouble is not asked once a
+/// question.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// A token and how long it is valid, as a token server answered.
 pub(super) struct Issued {
@@ -106,6 +109,14 @@ struct Flight {
     /// How the last one failed, and when. Who waited for it gets the same, and who comes later asks
     /// again: what is wrong may have been put right.
     failed: Option<(Asked, Instant, UpstreamError)>,
+    /// When a renewal ahead of the end last failed.
+    renewal_failed: Option<Instant>,
+}
+
+impl Flight {
+    fn may_renew_ahead(&self) -> bool {
+        (self.renewal_failed).is_none_or(|at| at.elapsed() >= RENEWAL_PAUSE)
+    }
 }
 
 impl Slot {
@@ -167,6 +178,7 @@ impl Tokens {
         if let Some(granted) = slot.fresh() {
             if granted.left() <= RENEWED_AHEAD
                 && let Ok(turn) = Arc::clone(&slot.flight).try_lock_owned()
+                && turn.may_renew_ahead()
             {
                 let fetching = renew(granted.asked.clone());
                 self.background.spawn(renew_ahead(slot, turn, fetching));
@@ -238,9 +250,10 @@ impl Tokens {
 }
 
 /// Replaces a token that is still valid; where that fails, it is left as it is.
-async fn renew_ahead(slot: Arc<Slot>, turn: OwnedMutexGuard<Flight>, fetching: Fetching) {
+async fn renew_ahead(slot: Arc<Slot>, mut turn: OwnedMutexGuard<Flight>, fetching: Fetching) {
     if let Err(error) = slot.fetch(fetching).await {
         tracing::debug!(%error, "a token could not be renewed ahead of its end");
+        turn.renewal_failed = Some(Instant::now());
     }
     drop(turn);
 }

@@ -161,6 +161,20 @@ async fn a_token_that_cannot_be_renewed_ahead_is_used_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_that_cannot_be_renewed_ahead_is_not_tried_to_be_with_every_question() {
+    let (tokens, mut server) = (Tokens::default(), Server::default());
+    server.answer(&tokens, None).await.unwrap();
+    server.is_down = true;
+    tokio::time::advance(Duration::from_secs(270)).await;
+    for _ in 0..400 {
+        server.known(&tokens).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    // Sixteen seconds, in each five of which it is tried once.
+    assert_eq!(server.count(), 1 + 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_was_rejected_is_replaced_once_for_all() {
     let (tokens, server) = (Tokens::default(), Server::default());
     let old = server.answer(&tokens, None).await.unwrap();
