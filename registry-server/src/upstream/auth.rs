@@ -102,6 +102,7 @@ struct Asking<'a> {
     account: Option<Account>,
     /// Whether the credential was renewed for this question already.
     renewed: bool,
+    deadline: Instant,
 }
 
 impl Asking<'_> {
@@ -112,9 +113,23 @@ impl Asking<'_> {
     /// The credential that there is.
     async fn credential(&self) -> Result<Option<Credential>, SendFailure> {
         match &self.account {
-            Some(account) => account.credential(None).await.map_err(ours),
+            Some(account) => self.of_source(account, None).await,
             None => Ok(None),
         }
+    }
+
+    /// What the source of an account's credentials has, in time. That it takes too long is a
+    /// failure of ours as any of its is, and none of the endpoint's.
+    async fn of_source(
+        &self,
+        account: &Account,
+        refused: Option<&Credential>,
+    ) -> Result<Option<Credential>, SendFailure> {
+        let looking = timeout_at(self.deadline, account.credential(refused)).await;
+        let what = "have its credentials at hand";
+        looking
+            .unwrap_or(Err(UpstreamError::Timeout { what }))
+            .map_err(ours)
     }
 
     /// Another credential than the one that was refused; none where there is none, or was another
@@ -130,7 +145,7 @@ impl Asking<'_> {
             return Ok(None);
         }
         self.renewed = true;
-        let credential = account.credential(refused).await.map_err(ours)?;
+        let credential = self.of_source(account, refused).await?;
         Ok(credential.filter(|credential| Some(credential) != refused))
     }
 }
@@ -149,8 +164,9 @@ impl Transport {
             repository: question.repository,
             account: (self.auth.credentials).account(endpoint, question.repository),
             renewed: false,
+            deadline,
         };
-        let mut shown = in_time(deadline, self.auth.known(&asking)).await?;
+        let mut shown = self.auth.known(&asking).await?;
         let mut answers = 0;
         loop {
             let authorization = shown.as_ref().map(|shown| &shown.authorization);
@@ -161,7 +177,7 @@ impl Transport {
                 None
             } else {
                 let next = (self.auth).next(&mut asking, &reply, reach, shown.as_ref(), answers);
-                in_time(deadline, next).await?
+                next.await?
             };
             let Some(next) = next else {
                 return Ok(reply);
@@ -203,7 +219,7 @@ impl Authenticator {
                 .get(&(asking.endpoint, account.number))
                 .copied();
             if let Some(way) = way {
-                let credential = account.credential(None).await.map_err(ours)?;
+                let credential = asking.of_source(account, None).await?;
                 return Ok(credential.and_then(|credential| Shown::direct(&credential, way)));
             }
         }
@@ -211,7 +227,9 @@ impl Authenticator {
             let account = asking.account.clone();
             self.token_servers.renew(asking.root, account, asked)
         };
-        match self.tokens.known(&asking.key(), renew).await {
+        let key = asking.key();
+        let known = self.tokens.known(&key, renew);
+        match in_time(asking.deadline, known).await {
             Ok(granted) => Ok(granted.map(|granted| Shown {
                 authorization: granted.token,
                 way: Way::Token,
@@ -288,7 +306,7 @@ impl Authenticator {
         };
         let rejected = rejected.map(|shown| &shown.authorization);
         let key = asking.key();
-        let root = asking.root;
+        let (root, deadline) = (asking.root, asking.deadline);
         let token = |credential| {
             let asked = Asked {
                 bearer: bearer.clone(),
@@ -296,7 +314,7 @@ impl Authenticator {
                 credential,
             };
             let fetch = |asked| self.token_servers.fetch(root, asked);
-            self.tokens.answer(&key, asked, rejected, fetch)
+            in_time(deadline, self.tokens.answer(&key, asked, rejected, fetch))
         };
         let granted = match token(credential.clone()).await {
             Err(refusal @ UpstreamError::Unauthorized { .. }) => {
@@ -336,10 +354,10 @@ impl Authenticator {
 /// Waits for what may be another's work under way, and no longer than for one's own.
 async fn in_time<T>(
     deadline: Instant,
-    work: impl Future<Output = Result<T, SendFailure>>,
-) -> Result<T, SendFailure> {
+    work: impl Future<Output = Result<T, UpstreamError>>,
+) -> Result<T, UpstreamError> {
     let outcome = timeout_at(deadline, work).await;
-    outcome.unwrap_or_else(|_| Err(UpstreamError::Timeout { what: "answer" }.into()))
+    outcome.unwrap_or(Err(UpstreamError::Timeout { what: "answer" }))
 }
 
 /// A failure to come by a credential, which says nothing of the endpoint.

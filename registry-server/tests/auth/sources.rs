@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use registry_core::Repository;
 use registry_server::testing::{FixtureRegistry, Login};
 use registry_server::upstream::{
     CredentialConfig, HttpUpstream, HttpUpstreamConfig, HttpUpstreamConfigError,
@@ -229,6 +230,27 @@ async fn a_helper_that_fails_is_named_and_one_that_knows_nothing_is_no_failure()
     later(Duration::from_secs(6)).await;
     assert_eq!(upstream.pull("app").await, "unauthorized");
     upstream.assert_only(&[("hunter2", "")]);
+}
+
+#[tokio::test]
+async fn a_helper_that_takes_too_long_does_not_rest_the_registry() {
+    const NEVER: Duration = Duration::from_secs(3600);
+    let registry = wanting("x").await;
+    let folder = Folder::new();
+    let helper = folder.helper("sleep 3600");
+    let upstream = Asked::with(&[registry.url()], |config| {
+        let prefix = Repository::parse("org").unwrap();
+        config.credentials.by_prefix.insert(prefix, helper);
+        config.budgets.headers = Duration::from_millis(700);
+        config.probes.first = NEVER;
+        config.probes.max = NEVER;
+    });
+    for _ in 0..3 {
+        assert_eq!(upstream.pull("org/app").await, "timeout");
+        assert_eq!(asked(&registry), "GET 401");
+    }
+    assert_eq!(upstream.pull("app").await, "unauthorized");
+    assert_eq!(asked(&registry), "GET 401");
 }
 
 #[test]
