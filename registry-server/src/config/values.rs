@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use registry_core::UpstreamId;
-use url::Url;
+use url::{Position, Url};
 
 use super::{LogFilter, LogFormat};
 
@@ -38,8 +38,17 @@ pub(crate) fn upstream_id(text: &str) -> Result<UpstreamId, String> {
     UpstreamId::parse(text).map_err(|error| format!("{text:?} is {error}, for example ghcr.io"))
 }
 
+/// What is said in place of a text that may hold a secret.
+const CREDENTIALS: &str = "the URL holds a username or password, which is not supported by this \
+     version; remove it";
+
 /// `NS=URL[,URL…]`, the command line's form of an upstream.
 pub(super) fn upstream(text: &str) -> Result<(UpstreamId, Vec<Url>), String> {
+    // A password with a comma or an equals sign would be taken apart, and half of it quoted.
+    parts_of_upstream(text).map_err(|problem| without_credentials(text, problem))
+}
+
+fn parts_of_upstream(text: &str) -> Result<(UpstreamId, Vec<Url>), String> {
     let Some((id, urls)) = text.split_once('=') else {
         return Err(format!(
             "{text:?} is not of the form NS=URL[,URL...]; write for example \
@@ -49,6 +58,15 @@ pub(super) fn upstream(text: &str) -> Result<(UpstreamId, Vec<Url>), String> {
     let id = upstream_id(id)?;
     let endpoints = urls.split(',').map(endpoint).collect::<Result<_, _>>()?;
     Ok((id, endpoints))
+}
+
+/// A problem with a text, which may quote it only where it is without credentials; also where it
+/// is too wrong to tell what they are.
+fn without_credentials(text: &str, problem: String) -> String {
+    match text.contains('@') {
+        true => CREDENTIALS.to_owned(),
+        false => problem,
+    }
 }
 
 /// The address of a registry, or of a mirror of it.
@@ -61,22 +79,19 @@ pub(crate) fn http_url(text: &str, example: &str) -> Result<Url, String> {
     let url = match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
         _ => {
-            return Err(format!(
-                "{text:?} is not an http or https URL; write for example {example}"
-            ));
+            let problem =
+                format!("{text:?} is not an http or https URL; write for example {example}");
+            return Err(without_credentials(text, problem));
         }
     };
     if !url.username().is_empty() || url.password().is_some() {
-        // Without the text: it holds a secret.
-        return Err(
-            "the URL holds a username or password, which is not supported by this version; \
-             remove it"
-                .to_owned(),
-        );
+        return Err(CREDENTIALS.to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
+        // Without that part, which may be a key.
+        let before = &url[..Position::AfterPath];
         return Err(format!(
-            "{text:?} has a part after ? or #, which has no meaning here; write for example \
+            "{before:?} has a part after ? or #, which has no meaning here; write for example \
              {example}"
         ));
     }
@@ -169,6 +184,13 @@ mod tests {
             (endpoint("https://a#b"), "after ? or #"),
             (endpoint("https://me:secret@a"), "holds a username"),
             (endpoint("https://me@a"), "holds a username"),
+            (endpoint("me:secret@a"), "holds a username"),
+            (endpoint("https://me:secret@a:99999"), "holds a username"),
+            (endpoint("https//me:secret@a"), "holds a username"),
+            (endpoint("https://a?key=secret"), "after ? or #"),
+            (upstream("https://me:secret@a"), "holds a username"),
+            (upstream("a=https://me:secret,@a"), "holds a username"),
+            (upstream("https://me:secret=@a"), "holds a username"),
             (duration("5"), "is not a duration"),
             (duration(""), "is not a duration"),
             (duration("-5s"), "is not a duration"),
