@@ -10,13 +10,14 @@
 //!
 //! Nothing that was refused is remembered: once it is put right, the next question succeeds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::StatusCode;
-use registry_core::{Repository, UpstreamError};
+use registry_core::{Repository, UpstreamError, UpstreamId};
 use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 use url::Url;
 
 use super::address::Reach;
@@ -27,6 +28,7 @@ use super::clients::Clients;
 use super::config::{HttpUpstreamConfig, HttpUpstreamConfigError};
 use super::credentials::{Account, Credential, Credentials};
 use super::failure::SendFailure;
+use super::redirect::host_of;
 use super::reply::Reply;
 use super::token::{Asked, Tokens};
 use super::token_server::TokenServers;
@@ -44,6 +46,9 @@ pub(super) struct Authenticator {
     /// How an endpoint took an account's credential as it is, by their numbers: so that it is
     /// shown at once the next time. There are no more of them than are configured.
     direct: Mutex<HashMap<(usize, usize), Way>>,
+    /// Which accounts got nowhere with an endpoint when they last tried: that is said once, and not
+    /// for each pull.
+    refused: Mutex<HashSet<(usize, usize)>>,
 }
 
 /// How a credential is shown to an endpoint.
@@ -177,9 +182,16 @@ impl Transport {
                 None
             } else {
                 let next = (self.auth).next(&mut asking, &reply, reach, shown.as_ref(), answers);
-                next.await?
+                let next = next.await;
+                if let Err(failure) = &next
+                    && let UpstreamError::Unauthorized { status } = failure.error
+                {
+                    self.auth.refused(&self.id, &asking, status, true);
+                }
+                next?
             };
             let Some(next) = next else {
+                self.auth.judge(&self.id, &asking, &reply, shown.as_ref());
                 return Ok(reply);
             };
             reply.drain().await;
@@ -200,6 +212,7 @@ impl Authenticator {
             token_servers: TokenServers::new(clients, &config.realms, budgets),
             tokens: Tokens::default(),
             direct: Mutex::default(),
+            refused: Mutex::default(),
         })
     }
 
@@ -330,6 +343,58 @@ impl Authenticator {
             way: Way::Token,
             credential: granted.asked.credential,
         }))
+    }
+
+    /// Says what the final answer to a question means for the account it was asked with.
+    fn judge(&self, id: &UpstreamId, asking: &Asking<'_>, reply: &Reply, shown: Option<&Shown>) {
+        if !reply.is_trusted() {
+            return;
+        }
+        let shown = shown.filter(|shown| shown.credential.is_some());
+        let is_refused = reply.status() == StatusCode::UNAUTHORIZED;
+        match shown {
+            // A token that was granted and opens nothing here: there may be no such repository.
+            Some(shown) if is_refused && shown.way == Way::Token => {}
+            _ if is_refused => {
+                self.refused(id, asking, reply.status().as_u16(), shown.is_some());
+            }
+            Some(_) => self.taken(asking),
+            None => {}
+        }
+    }
+
+    /// Says that the account is of no use, unless that was said already. The configuration is to be
+    /// corrected, and clients are only told that there is no such content.
+    fn refused(&self, id: &UpstreamId, asking: &Asking<'_>, status: u16, was_shown: bool) {
+        let Some(account) = &asking.account else {
+            return;
+        };
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if !refused.insert((asking.endpoint, account.number)) {
+            return;
+        }
+        let endpoint = host_of(asking.root);
+        let (account, repository) = (&account.name, asking.repository);
+        if was_shown {
+            warn!(
+                upstream = %id, endpoint, account = &**account, %repository, status,
+                "the credentials are refused: check that they are right and still valid, and that \
+                 they open this repository"
+            );
+        } else {
+            warn!(
+                upstream = %id, endpoint, account = &**account, %repository, status,
+                "the endpoint wants credentials, and where they are configured to come from there \
+                 are none that it takes: check that there is an entry for this endpoint"
+            );
+        }
+    }
+
+    fn taken(&self, asking: &Asking<'_>) {
+        if let Some(account) = &asking.account {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.remove(&(asking.endpoint, account.number));
+        }
     }
 
     /// Remembers how the endpoint took the account's credential, or that it did not.

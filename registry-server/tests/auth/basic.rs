@@ -4,7 +4,7 @@ use registry_server::testing::{BlobRedirect, FixtureRegistry, Login, TokenAuth};
 use registry_server::upstream::CredentialsConfig;
 
 use crate::support::{
-    Asked, Folder, PASSWORD, TOKEN, asked, fill, login, own, password, password_of, registry,
+    Asked, Folder, PASSWORD, TOKEN, asked, fill, login, logs, own, password, password_of, registry,
 };
 
 async fn basic() -> FixtureRegistry {
@@ -61,12 +61,23 @@ async fn without_a_credential_there_is_no_access() {
 
 #[tokio::test]
 async fn a_wrong_password_is_refused_and_not_remembered() {
+    logs();
     let registry = basic().await;
+    // Others log meanwhile.
+    let host = format!("endpoint=\"{}\"", registry.host());
+    let said = || {
+        let logged = logs();
+        let lines = logged.lines().filter(|line| line.contains(&host));
+        lines
+            .filter(|line| line.contains("the credentials are refused"))
+            .count()
+    };
     let upstream = Asked::new(&registry, own(password_of("marvin", "wrongpassword")));
     for _ in 0..2 {
         assert_eq!(upstream.pull("app").await, "unauthorized");
         assert_eq!(asked(&registry), "GET 401, GET 401");
     }
+    assert_eq!(said(), 1, "said once, and not for each pull");
     registry
         .behave(|behaviour| behaviour.basic = Some(vec![Login::new("marvin", "wrongpassword")]));
     assert_eq!(upstream.pull("app").await, "ok");
@@ -75,6 +86,7 @@ async fn a_wrong_password_is_refused_and_not_remembered() {
     registry.behave(|behaviour| behaviour.basic = Some(vec![login()]));
     assert_eq!(upstream.pull("app").await, "unauthorized");
     assert_eq!(asked(&registry), "GET 401");
+    assert_eq!(said(), 2, "it is news again");
     upstream.assert_only(&[("wrongpassword", &registry.host())]);
 }
 

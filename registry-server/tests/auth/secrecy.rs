@@ -97,6 +97,8 @@ password_env = "HUB_PASSWORD"
         "upstream answered",
         "listening",
         "wrong.test",
+        "the credentials are refused: check",
+        "check that there is an entry for this endpoint",
     ] {
         assert!(logged.contains(wanted), "{wanted}: {logged}");
     }
