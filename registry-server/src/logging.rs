@@ -67,7 +67,8 @@ impl LogFilter {
 pub struct LogFilterError(String);
 
 /// What must not be logged, whatever the filter says: below INFO these tell the paths and queries
-/// of what they send, presigned ones among them.
+/// of what they send, presigned ones among them. And what need not be: a certificate that does not
+/// verify is told with the endpoint that shows it.
 fn discretion() -> Targets {
     Targets::new()
         .with_default(LevelFilter::TRACE)
@@ -75,6 +76,7 @@ fn discretion() -> Targets {
             ["h2", "hyper", "hyper_util", "reqwest", "rustls"]
                 .map(|target| (target, LevelFilter::INFO)),
         )
+        .with_target("rustls_platform_verifier", LevelFilter::OFF)
 }
 
 /// Sends this process's logs to standard error, from here on.
@@ -154,6 +156,8 @@ mod tests {
             );
             assert!(discretion().would_enable(target, &Level::WARN), "{target}");
         }
+        let verifier = "rustls_platform_verifier::verification";
+        assert!(!discretion().would_enable(verifier, &Level::ERROR));
         assert!(discretion().would_enable("registry_server::front", &Level::TRACE));
     }
 

@@ -39,8 +39,9 @@ pub(crate) fn upstream_id(text: &str) -> Result<UpstreamId, String> {
 }
 
 /// What is said in place of a text that may hold a secret.
-const CREDENTIALS: &str = "the URL holds a username or password, which is not supported by this \
-     version; remove it";
+const CREDENTIALS: &str = "the URL holds a username or password, which would end up in logs; \
+                           remove it (an upstream's are written as username and password_file, in \
+                           its table)";
 
 /// `NS=URL[,URL…]`, the command line's form of an upstream.
 pub(super) fn upstream(text: &str) -> Result<(UpstreamId, Vec<Url>), String> {

@@ -123,7 +123,9 @@ impl Clients {
                     return Err(out_of_reach(from, &hop.url).into());
                 }
                 Ok(Err(error)) if may_send_again(&error) && sends < SENDS_MAX => sends += 1,
-                Ok(Err(error)) => return Err(SendFailure::new(&host, error)),
+                Ok(Err(error)) => {
+                    return Err(SendFailure::new(&host, self.is_proxied(&hop.url), error));
+                }
                 Err(_) => {
                     return Err(UpstreamError::Timeout { what: "answer" }.into());
                 }
@@ -131,11 +133,15 @@ impl Clients {
         }
     }
 
+    fn is_proxied(&self, url: &Url) -> bool {
+        let proxied = self.proxied.as_ref();
+        proxied.is_some_and(|matcher| matcher.is_proxied(url))
+    }
+
     /// How far a host that answered may lead: no further than an outsider could, unless it is at
     /// a private address itself, or all may.
     pub(super) fn reach_from(&self, url: &Url, response: &reqwest::Response) -> Reach {
-        let proxied = self.proxied.as_ref();
-        let class = if proxied.is_some_and(|matcher| matcher.is_proxied(url)) {
+        let class = if self.is_proxied(url) {
             url.host().and_then(|host| class_of_host(&host))
         } else {
             response

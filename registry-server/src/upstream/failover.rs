@@ -215,12 +215,11 @@ impl Visit {
             return error;
         };
         let wait = pass.refused(retry_after);
-        info!(
+        warn!(
             upstream = %self.transport.id,
             endpoint = self.endpoint().name(),
-            ?retry_after,
             ?wait,
-            "the endpoint limits the rate of requests"
+            "the endpoint limits requests (429): it is asked nothing of the kind for a while"
         );
         UpstreamError::RateLimited {
             retry_after: Some(wait),

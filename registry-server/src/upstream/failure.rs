@@ -1,12 +1,14 @@
 //! What becomes of an upstream's failures.
 
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use registry_core::{Clock, SystemClock, Timestamp, UpstreamError};
+use rustls::{CertificateError, Error as TlsError, InvalidMessage};
 
 use super::address::OutOfReach;
 use super::breaker::Sign;
@@ -23,11 +25,13 @@ pub(super) struct SendFailure {
 }
 
 impl SendFailure {
-    pub(super) fn new(host: &str, error: reqwest::Error) -> Self {
+    /// `host` may be behind a proxy: then that may be who cannot be reached.
+    pub(super) fn new(host: &str, proxied: bool, error: reqwest::Error) -> Self {
         let unconnected = error.is_connect();
         let error = if unconnected && !error.is_timeout() {
+            let way = if proxied { " through the proxy" } else { "" };
             unavailable(
-                format!("cannot connect to {host}: {}", cause(&error)),
+                format!("cannot connect to {host}{way}: {}", cause(&error)),
                 error,
             )
         } else if unconnected {
@@ -113,7 +117,26 @@ fn cause(error: &reqwest::Error) -> String {
     match innermost.downcast_ref::<reqwest::Error>() {
         // An error of the client's own, which would print its URL.
         Some(_) => "the request failed".to_owned(),
-        None => innermost.to_string(),
+        None => format!("{innermost}{}", advice(innermost)),
+    }
+}
+
+/// What to do about a cause, where that is not what it says.
+fn advice(cause: &(dyn Error + 'static)) -> &'static str {
+    // An io::Error has the cause in it and not behind it.
+    let inner = cause.downcast_ref().and_then(io::Error::get_ref);
+    let tls = match inner {
+        Some(inner) => inner.downcast_ref(),
+        None => cause.downcast_ref(),
+    };
+    match tls {
+        Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            " (an authority of your own is named in ca_file)"
+        }
+        Some(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            " (this is not TLS: an endpoint in plain HTTP is written http://)"
+        }
+        _ => "",
     }
 }
 
@@ -192,6 +215,23 @@ mod tests {
                 "{status}: {error:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_cause_that_does_not_say_what_to_do_is_told_with_that() {
+        let unknown = || TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
+        let plain = TlsError::InvalidMessage(InvalidMessage::InvalidContentType);
+        let within = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        for (cause, expected) in [
+            (&unknown() as &(dyn Error + 'static), "ca_file"),
+            (&within(unknown()), "ca_file"),
+            (&within(plain), "http://"),
+        ] {
+            assert!(advice(cause).contains(expected), "{cause}");
+        }
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let expired = within(TlsError::InvalidCertificate(CertificateError::Expired));
+        assert_eq!((advice(&refused), advice(&expired)), ("", ""));
     }
 
     #[test]

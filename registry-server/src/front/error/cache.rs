@@ -113,8 +113,8 @@ impl ApiError {
                 StatusCode::NOT_FOUND,
                 target.unknown(),
                 "no-access",
-                "the mirror sees no such content at the upstream: where it is private, pull from \
-                 the registry itself",
+                "the mirror sees no such content at the upstream: check its name; where it is \
+                 private, give the mirror credentials for it, or pull from the registry itself",
             ),
             UpstreamError::RateLimited { retry_after } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
