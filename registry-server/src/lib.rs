@@ -3,7 +3,7 @@
 //! [`Mirror`] is all of it in one value, for a program to embed; the `registry-server` binary runs
 //! the same, configured by [`config`].
 
-pub mod admin;
+mod admin;
 mod announcement;
 pub mod config;
 pub mod front;

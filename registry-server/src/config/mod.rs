@@ -33,11 +33,9 @@ pub use place::{ConfigError, ConfigErrors, Place};
 
 pub(crate) use place::{Problems, Written};
 
-use crate::upstream::is_plain_public;
+use crate::upstream::{Budgets, Proxies, is_plain_public};
 use layer::{Layer, UpstreamLayer};
 use proxy::ProxyLayer;
-
-use crate::upstream::{Budgets, Proxies};
 
 /// Port that clients pull from.
 const LISTEN_PORT: u16 = 5000;

@@ -1,8 +1,9 @@
 //! Registries over HTTP: the upstreams that the cache is filled from.
 //!
 //! This module owns the HTTP client. It knows the quirks of registries, follows their redirects,
-//! shows them the credentials and tokens that they want, and gives what they send a limit in size and time. It
-//! knows nothing of stores, and decides nothing about caching.
+//! shows them the credentials and tokens that they want, moves on to another endpoint where one
+//! fails, and gives what they send a limit in size and time. It knows nothing of stores, and decides
+//! nothing about caching.
 //!
 //! Requests are built from scratch: nothing of a client's is in them, `ns` least of all (I12).
 //! Content is asked for as it is (`Accept-Encoding: identity`), and manifests by all their types,
@@ -78,7 +79,7 @@ use transport::Transport;
 ///   meanwhile goes to the next, or fails at once where there is none. The probes are this value's,
 ///   and end with it.
 /// - An endpoint that limits requests (429) is sent none of the kind until it wants them again.
-/// - Redirects are followed, and lose the token and the client's certificate with the first
+/// - Redirects are followed, and lose the credentials and the client's certificate with the first
 ///   change of scheme, host or port. They lead from https to https only, to private addresses
 ///   only from such (or where all may), and to link-local ones never; their URLs are neither
 ///   logged nor told.
