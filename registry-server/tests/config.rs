@@ -874,3 +874,75 @@ fn the_environments_proxies_are_for_those_without_their_own() {
         assert!(!errors.contains("secret"), "{errors}");
     }
 }
+
+const README: &str = include_str!("../../README.md");
+
+/// A folder with everything that the README's configuration files name.
+fn described_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("ca.pem", ""),
+        ("password", "a password"),
+        ("hub-token", "a token"),
+        ("config.json", "{\"auths\":{}}"),
+        ("docker-credential-ecr-login", ""),
+    ] {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn every_configuration_in_the_readme_can_be_pasted() {
+    let folder = described_folder();
+    let path = folder.path().to_str().unwrap();
+    let of_clients = ["[host.", "[[registry]]"];
+    let mut with_credentials = 0;
+    let mut pasted = 0;
+    for block in README.split("```toml\n").skip(1) {
+        let text = block.split("```").next().unwrap();
+        if of_clients.iter().any(|start| text.starts_with(start)) {
+            continue;
+        }
+        let setting = Setting::default()
+            .file(text.replace("/etc/registry-server", path))
+            .env("QUAY_TOKEN", "a token")
+            .env("PATH", path);
+        let config = setting.config();
+        let mut upstreams = config.upstreams.values();
+        with_credentials += usize::from(upstreams.any(|it| !it.credentials.is_empty()));
+        pasted += 1;
+    }
+    assert_eq!((pasted, with_credentials), (6, 2));
+}
+
+/// The keys that an unknown one is told there are.
+fn known_keys(table: &str) -> Vec<String> {
+    let text = format!("{table}\nunknown_key = 1\n");
+    let errors = Setting::default().file(text).errors();
+    let keys = errors
+        .iter()
+        .find_map(|error| error.split_once("unknown key; there are "));
+    let (_, keys) = keys.unwrap();
+    keys.split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_readme_has_a_row_for_every_key_and_no_other() {
+    let mut keys = known_keys("");
+    // Reserved, and refused; and what the tables are in.
+    keys.retain(|key| key != "max_size" && key != "upstream");
+    keys.extend(known_keys("[upstream.\"a.example\"]"));
+    keys.retain(|key| key != "credentials");
+    keys.sort();
+    keys.dedup();
+    let (_, table) = README.split_once("| Key | What it does |").unwrap();
+    let rows = table.split("\n\n").next().unwrap().lines().skip(2);
+    let first_cells = rows.map(|row| row.split('|').nth(1).unwrap());
+    let described = first_cells.filter(|cell| !cell.contains("**"));
+    let words = described.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let mut described: Vec<_> = words.map(str::to_owned).collect();
+    described.sort();
+    described.dedup();
+    assert_eq!(described, keys);
+}

@@ -242,21 +242,3 @@ fn whoever_sets_credentials_is_told_who_can_use_them() {
     let told = warnings(&format!("{hub}insecure_skip_verify = true\n"));
     assert!(told.contains("gets its credentials"), "{told}");
 }
-
-#[test]
-fn the_readme_can_be_pasted() {
-    let readme = include_str!("../../../README.md");
-    let section = readme.split("### Private registries").nth(1).unwrap();
-    let text = section.split("```toml").nth(1).unwrap();
-    let text = text.split("```").next().unwrap();
-    let folder = Folder::new();
-    folder.write("hub-token", "hunter2-of-file\n");
-    folder.write("config.json", "{\"auths\":{}}");
-    let text = text.replace("/etc/registry-server/", "");
-    let text = text.replace("QUAY_TOKEN", "HUB_PASSWORD");
-    let config = load(&folder, &text).unwrap();
-    let with_credentials = config.upstreams.values();
-    let with_credentials = with_credentials.filter(|upstream| !upstream.credentials.is_empty());
-    assert_eq!(with_credentials.count(), 4);
-    assert_eq!(config.warnings(), [""; 0]);
-}
