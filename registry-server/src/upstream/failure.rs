@@ -123,13 +123,12 @@ fn cause(error: &reqwest::Error) -> String {
 
 /// What to do about a cause, where that is not what it says.
 fn advice(cause: &(dyn Error + 'static)) -> &'static str {
-    // An io::Error has the cause in it and not behind it.
-    let inner = cause.downcast_ref().and_then(io::Error::get_ref);
-    let tls = match inner {
-        Some(inner) => inner.downcast_ref(),
-        None => cause.downcast_ref(),
-    };
-    match tls {
+    // An io::Error has its cause in it and not behind it, and that may be another.
+    let mut cause = cause;
+    while let Some(inner) = cause.downcast_ref().and_then(io::Error::get_ref) {
+        cause = inner;
+    }
+    match cause.downcast_ref() {
         Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
             " (an authority of your own is named in ca_file)"
         }
@@ -221,11 +220,13 @@ mod tests {
     fn a_cause_that_does_not_say_what_to_do_is_told_with_that() {
         let unknown = || TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
         let plain = TlsError::InvalidMessage(InvalidMessage::InvalidContentType);
-        let within = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        fn within(error: impl Error + Send + Sync + 'static) -> io::Error {
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        }
         for (cause, expected) in [
             (&unknown() as &(dyn Error + 'static), "ca_file"),
             (&within(unknown()), "ca_file"),
-            (&within(plain), "http://"),
+            (&within(within(plain)), "http://"),
         ] {
             assert!(advice(cause).contains(expected), "{cause}");
         }
