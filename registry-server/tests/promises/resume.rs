@@ -16,7 +16,7 @@ const LOST_MAX: u64 = 4 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_download_goes_on_after_a_kill() {
-    is_gone_on_with(|process| drop(process)).await;
+    is_gone_on_with(drop).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
