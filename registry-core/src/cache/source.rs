@@ -196,7 +196,7 @@ impl Source {
         let jump = self.cache.limits.jump_bytes_min;
         let (_, whole_only) = self.spool.outlook();
         if !whole_only {
-            let is_far = |body: &mut Arriving| offset >= body.received() + jump;
+            let is_far = |body: &mut Arriving| offset >= body.received().saturating_add(jump);
             self.arriving.take_if(is_far);
         }
     }
@@ -261,7 +261,8 @@ impl Arriving {
 
     /// Whether it gets to `at` sooner than another request would.
     fn gets_to(&self, at: u64, jump_bytes_min: u64, whole_only: bool) -> bool {
-        let is_near = at < self.received() + jump_bytes_min;
+        // Its next byte is always near: or else it would be asked for without end.
+        let is_near = at < self.received().saturating_add(jump_bytes_min.max(1));
         self.position <= at && (is_near || whole_only)
     }
 

@@ -216,6 +216,26 @@ async fn some_ends_are_final() {
     }
 }
 
+/// Limits are anybody's to set, also to nothing.
+#[tokio::test(start_paused = true)]
+async fn a_shortest_jump_of_nothing_is_no_endless_one() {
+    let limits = Limits {
+        jump_bytes_min: 0,
+        ..Limits::default()
+    };
+    let mirror = Mirror::with(UpstreamPolicy::default(), limits);
+    let content = bytes(BLOB_BYTES);
+    let digest = mirror.one.add_blob(&repository(), content.clone());
+    let read_it = async {
+        let served = mirror.blob(&one(), digest, None).await.unwrap();
+        read(served.value).await.unwrap()
+    };
+    let limit = Duration::from_secs(60);
+    let received = tokio::time::timeout(limit, read_it).await.unwrap();
+    assert!(received == content);
+    assert_eq!(mirror.one.calls().blob, 1);
+}
+
 /// Nothing is asked twice while a client can still be told by a status.
 #[tokio::test(start_paused = true)]
 async fn before_the_first_byte_nothing_is_asked_again() {
