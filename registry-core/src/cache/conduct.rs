@@ -11,7 +11,9 @@ use super::fill::Errand;
 use super::source::{Manner, Source};
 use super::spool::{Spool, State, Step};
 use super::{CacheError, Inner};
-use crate::{BlobSink, ByteRange, Hasher, Limits, StoreError, StoreOperation, Verified};
+use crate::{
+    BlobSink, ByteRange, Hasher, Limits, StoreError, StoreOperation, UpstreamError, Verified,
+};
 
 /// The one who puts a blob together.
 pub(super) struct Conductor<'a> {
@@ -125,7 +127,15 @@ impl<'a> Conductor<'a> {
             return self.source.open(0, None).await;
         }
         if size != Some(kept) || !is_linked {
-            self.source.open(kept, None).await?;
+            match self.source.open(kept, None).await {
+                // It cannot be asked for a part. That must not keep the blob from whoever could
+                // have all of it: what is kept would be kept for the next fill, and the next.
+                Err(CacheError::Upstream(UpstreamError::Protocol { .. })) => {
+                    self.spool.set_whole_only();
+                    self.source.open(0, None).await?;
+                }
+                opened => opened?,
+            }
         }
         tracing::debug!(digest = %self.errand.digest, kept, "going on with an unfinished blob");
         self.source.took(0);

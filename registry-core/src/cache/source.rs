@@ -129,7 +129,7 @@ impl Source {
         if blob.start != 0 {
             return Err(match blob.size {
                 // There is nothing where we asked.
-                Some(size) if size <= at => CacheError::Length {
+                Some(size) if size < at => CacheError::Length {
                     expected: at,
                     received: size,
                 },

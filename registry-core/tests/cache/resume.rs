@@ -400,6 +400,43 @@ async fn what_was_left_and_is_wrong_is_thrown_away() {
     }
 }
 
+/// Some upstreams refuse ranges in ways that no registry may; what they have can be pulled still,
+/// whatever is left of it here.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_is_no_hindrance_where_ranges_are_refused() {
+    let content = bytes(BLOB_BYTES);
+    let refused = || {
+        let what = "refuses a range without reason".to_owned();
+        Act::Fail(UpstreamError::Protocol { what })
+    };
+    let elsewhere = || {
+        let body = BodyScript {
+            start: 1,
+            ..BodyScript::new(
+                Some(BLOB_BYTES as u64),
+                vec![Piece::Bytes(content.slice(1..))],
+            )
+        };
+        Act::Body(body)
+    };
+    for kept in [1000, 3 << 20, BLOB_BYTES] {
+        for act in [refused(), elsewhere()] {
+            let mirror = Mirror::new();
+            let digest = mirror.one.add_blob(&repository(), content.clone());
+            leave(&mirror, digest, content.slice(..kept)).await;
+            mirror.one.always(Call::BlobPart, act);
+            let served = mirror.blob(&one(), digest, None).await.unwrap();
+            assert!(read(served.value).await.unwrap() == content, "{kept}");
+            mirror.over().await;
+            let requests = mirror.one.blob_requests();
+            let ranges: Vec<_> = requests.iter().map(|request| request.range).collect();
+            assert_eq!(ranges, [from(kept as u64), None]);
+            let served = mirror.blob(&one(), digest, None).await.unwrap();
+            assert_eq!(served.status, CacheStatus::Hit);
+        }
+    }
+}
+
 /// A blob whose parts did not make up the whole is taken at once, so that an upstream whose ranges
 /// are wrong is one that can be pulled from.
 #[tokio::test(start_paused = true)]
