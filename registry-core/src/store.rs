@@ -512,6 +512,15 @@ impl StoreError {
             },
         }
     }
+
+    /// Whether what is stored cannot be read, and not only was not read in time.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt { operation, .. } | Self::Io { operation, .. }
+                if *operation == StoreOperation::Read
+        )
+    }
 }
 
 /// What a store was asked to do, for its errors.

@@ -272,8 +272,13 @@ impl Work {
         match outcome {
             Ok(verified) => Ok((sink, verified)),
             Err(end) => {
-                if matches!(&end, End::Failed(error) if error.is_mismatch()) {
-                    self.disown(sink);
+                match &end {
+                    End::Failed(error) if error.is_mismatch() => self.disown(sink),
+                    // What is kept and cannot be read would fail the next fill as well.
+                    End::Failed(CacheError::Store(error)) if error.is_unreadable() => {
+                        sink.discard();
+                    }
+                    _ => {}
                 }
                 Err(end)
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use registry_core::testing::{
-    Act, BlobRequest, BodyScript, Call, Calls, ContentScript, Gate, Piece, StoreCall,
+    Act, BlobRequest, BodyScript, Call, Calls, ContentScript, Fault, Gate, Piece, StoreCall,
 };
 use registry_core::{
     BlobStore as _, CacheError, CacheStatus, Digest, Hasher, Limits, RangeRequest, UpstreamError,
@@ -435,6 +435,48 @@ async fn what_was_left_is_no_hindrance_where_ranges_are_refused() {
             assert_eq!(served.status, CacheStatus::Hit);
         }
     }
+}
+
+/// What cannot be read back would fail every further fill of the blob.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_and_cannot_be_read_is_thrown_away() {
+    let mirror = Mirror::new();
+    let content = bytes(BLOB_BYTES);
+    let digest = mirror.one.add_blob(&repository(), content.clone());
+    leave(&mirror, digest, content.slice(..1 << 20)).await;
+    let faults = mirror.store.faults();
+    faults.fail_always(StoreCall::ReadAt, Fault::Io);
+    if let Ok(served) = mirror.blob(&one(), digest, None).await {
+        read_what_comes(served.value).await;
+    }
+    mirror.over().await;
+    faults.heal();
+    assert_eq!(faults.calls(StoreCall::Discard), 1);
+    let served = mirror.blob(&one(), digest, None).await.unwrap();
+    assert!(read(served.value).await.unwrap() == content);
+    let last = mirror.one.blob_requests().pop().unwrap();
+    assert_eq!(last.range, None);
+}
+
+/// A store that is slow says nothing of what it holds.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_and_is_not_read_in_time_stays() {
+    let mirror = Mirror::new();
+    let content = bytes(BLOB_BYTES);
+    let digest = mirror.one.add_blob(&repository(), content.clone());
+    leave(&mirror, digest, content.slice(..1 << 20)).await;
+    let faults = mirror.store.faults();
+    faults.stall(StoreCall::ReadAt);
+    if let Ok(served) = mirror.blob(&one(), digest, None).await {
+        read_what_comes(served.value).await;
+    }
+    mirror.over().await;
+    faults.heal();
+    assert_eq!(faults.calls(StoreCall::Discard), 0);
+    let served = mirror.blob(&one(), digest, None).await.unwrap();
+    assert!(read(served.value).await.unwrap() == content);
+    let last = mirror.one.blob_requests().pop().unwrap();
+    assert_eq!(last.range, from(1 << 20));
 }
 
 /// A blob whose parts did not make up the whole is taken at once, so that an upstream whose ranges
