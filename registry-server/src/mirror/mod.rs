@@ -132,6 +132,7 @@ impl Mirror {
         let common = |http: &mut HttpUpstreamConfig| {
             http.observer = Some(metrics.upstream(&http.id));
             http.manifest_bytes_max = cache_limits.manifest_bytes_max;
+            http.budgets = http.budgets.clone().within(cache_limits.upstream_wait_max);
             #[cfg(feature = "testing")]
             http.outgoing.clone_from(&outgoing);
         };

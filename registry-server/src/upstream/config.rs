@@ -73,6 +73,11 @@ const PROBE_MAX: Duration = Duration::from_secs(30);
 /// The least that must come of a body in each [`Budgets::body_idle`] of waiting for it, or what is
 /// left of it: whoever sends a byte now and then is as good as silent.
 pub(super) const BODY_BYTES_MIN: u64 = 16 << 10;
+/// The share of [`Budgets::headers`] after which an endpoint that is silent has had its time: all
+/// of it, but for what was used up before it was asked, where it could be as much as for everything.
+pub(super) const ENOUGH_TIME: f64 = 0.9;
+/// The share that [`Budgets::total`] has of the time for which whoever asks waits.
+const TOTAL_SHARE: f64 = 0.96;
 /// Quotas kept for one endpoint.
 pub(super) const QUOTAS_MAX: usize = 256;
 /// What is left of a quota, in percent, below which that is said.
@@ -214,6 +219,21 @@ pub struct Budgets {
     /// the cache, which asks, and more than [`Self::headers`], or the endpoint after a silent one
     /// is not asked.
     pub total: Duration,
+}
+
+impl Budgets {
+    /// The same for someone who waits for so long: who leaves first does not learn, and what is
+    /// asked here does not either, that an endpoint is silent.
+    pub(crate) fn within(self, wait_max: Duration) -> Self {
+        let total = self.total.min(wait_max.mul_f64(TOTAL_SHARE));
+        let headers = self.headers.min(total);
+        Self {
+            connect: self.connect.min(headers),
+            headers,
+            total,
+            ..self
+        }
+    }
 }
 
 impl Default for Budgets {

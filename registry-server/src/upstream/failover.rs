@@ -10,6 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::backoff::{BackoffKey, CredentialId, Pass};
 use super::breaker::Sign;
+use super::config::ENOUGH_TIME;
 use super::endpoint::Endpoint;
 use super::observer::RequestKind;
 use super::quota::{Quota, Turn};
@@ -152,8 +153,7 @@ impl Visit {
         let credential = (transport.auth).credential_id(self.number, question.repository);
         let pass = self.endpoint().leave(question.backoff_key(credential))?;
         let begun = pass.begun;
-        let own_deadline = begun + transport.budgets.headers;
-        let deadline = own_deadline.min(self.deadline);
+        let deadline = self.deadline.min(begun + transport.budgets.headers);
         let asking = transport.ask_endpoint(self.number, question, deadline);
         let outcome = asking.await;
         let line = Line {
@@ -164,7 +164,9 @@ impl Visit {
         match outcome {
             Ok(reply) => self.answered(question, pass, reply.reporting(line.clone()), &line),
             Err(failure) => {
-                if let Some(sign) = failure.sign(deadline == own_deadline) {
+                let had = deadline.saturating_duration_since(begun);
+                let had_its_time = had >= transport.budgets.headers.mul_f64(ENOUGH_TIME);
+                if let Some(sign) = failure.sign(had_its_time) {
                     line.note(sign, Some(&failure.error));
                 }
                 Err(self.limited(pass, failure.error))

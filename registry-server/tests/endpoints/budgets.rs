@@ -38,6 +38,20 @@ async fn a_silent_endpoint_leaves_time_for_the_next() {
 }
 
 #[tokio::test]
+async fn silence_counts_also_where_one_endpoint_may_take_all_the_time() {
+    let (registry, image) = registry().await;
+    registry.fault(Match::any(), Times::Always, Fault::BlackHole);
+    let mut config = impatient(&[&registry]);
+    config.budgets.total = config.budgets.headers;
+    let upstream = Asked::with(config);
+    for expected in ["timeout", "unavailable", "unavailable"] {
+        let error = upstream.manifest(image.root().digest).await.unwrap_err();
+        assert_eq!(kind(&error), expected, "{error}");
+    }
+    assert_eq!(questions(&registry), 1);
+}
+
+#[tokio::test]
 async fn what_is_read_as_a_whole_ends_within_the_budget_for_all_of_it() {
     let (first, image) = registry().await;
     let second = first.start_storage().await;

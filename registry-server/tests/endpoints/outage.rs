@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
+use registry_core::Limits;
 use registry_server::Mirror;
 use registry_server::config::UpstreamConfig;
 use registry_server::testing::{Fault, FixtureRegistry, ImageSpec, Match, Object, Times};
@@ -79,5 +80,32 @@ async fn an_outage_costs_one_pull_a_budget_and_the_others_nothing() {
         .unwrap();
     let answer = pull(&mirror, "held").await;
     assert_eq!(answer.header("warning"), None, "{answer:?}");
+    mirror.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_noticed_also_where_the_cache_waits_for_less_than_the_budgets() {
+    let registry = FixtureRegistry::start().await;
+    registry.add_image("app", "new", &ImageSpec::new(1));
+    registry.fault(Match::any(), Times::Always, Fault::BlackHole);
+    let folder = tempfile::tempdir().unwrap();
+    let mut upstream = UpstreamConfig::new([registry.url().parse().unwrap()]);
+    upstream.budgets.headers = Duration::from_secs(3600);
+    upstream.budgets.total = Duration::from_secs(3600);
+    let limits = Limits {
+        upstream_wait_max: SOON,
+        ..Limits::default()
+    };
+    let mirror = Mirror::builder()
+        .data_dir(folder.path())
+        .upstream_config("registry.test", upstream)
+        .cache_limits(limits)
+        .start()
+        .await
+        .unwrap();
+    for status in [504, 502, 502] {
+        assert_eq!(pull(&mirror, "new").await.status, status);
+    }
+    assert_eq!(questions(&registry), 1);
     mirror.shutdown().await;
 }
