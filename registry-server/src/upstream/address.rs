@@ -72,8 +72,10 @@ fn of_v6(address: Ipv6Addr) -> AddressClass {
         of_v4(Ipv4Addr::new(a, b, c, d))
     };
     match segments {
-        // An IPv4 address as such, in the deprecated form, behind NAT64 and behind 6to4.
+        // An IPv4 address as such, in the deprecated form, behind a translator (RFC 2765 and NAT64),
+        // and behind 6to4.
         [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0, 0, 0, 0, 0, 0, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
         | [0x2002, high, low, ..] => embedded(high, low),
@@ -219,6 +221,8 @@ mod tests {
             ("::ffff:127.0.0.1", Private),
             ("::ffff:10.0.0.1", Private),
             ("::10.0.0.1", Private),
+            ("::ffff:0:10.0.0.1", Private),
+            ("::ffff:0:169.254.169.254", Never),
             ("64:ff9b::10.0.0.1", Private),
             ("64:ff9b:1::1", Private),
             ("2002:a00:1::", Private),
