@@ -53,10 +53,8 @@ async fn measure(scale: Scale) {
     let origin = FixtureRegistry::start().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = origin.url().parse().expect("a URL");
-    let upstream = UpstreamConfig {
-        tag_budget: scale.tag_budget,
-        ..UpstreamConfig::new([url])
-    };
+    let mut upstream = UpstreamConfig::new([url]);
+    upstream.tag_budget = scale.tag_budget;
     let mirror = Mirror::builder()
         .data_dir(folder.path())
         .upstream_config(UPSTREAM, upstream)

@@ -17,6 +17,7 @@ const HOSTS_TOML_PATH: &str = "/etc/containerd/certs.d/_default/hosts.toml";
 /// Where a mirror listens, where it stores, which upstreams it knows, and how to point containerd
 /// at it. Shown, it is a page for a person; [`Self::log`] tells the same to machines.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Announcement {
     /// The address that clients pull from.
     pub listen: SocketAddr,

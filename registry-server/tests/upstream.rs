@@ -21,6 +21,11 @@ use registry_server::upstream::{
 };
 use tokio::net::TcpListener;
 
+#[path = "support/errors.rs"]
+mod errors;
+
+use errors::kind;
+
 /// A budget that is soon over, for tests of what happens then: only what is sure to end by it may
 /// be held against it, as the machine may be busy.
 const SOON: Duration = Duration::from_millis(200);
@@ -166,19 +171,6 @@ async fn registry() -> (FixtureRegistry, FixtureImage) {
     registry.behave(|behaviour| behaviour.refuse_unknown_query = true);
     let image = registry.add_image("app", "latest", &ImageSpec::new(1).layers(&[200_000]));
     (registry, image)
-}
-
-/// The name of an error's variant, which is what callers act on.
-fn kind(error: &UpstreamError) -> &'static str {
-    match error {
-        UpstreamError::Unauthorized { .. } => "unauthorized",
-        UpstreamError::RateLimited { .. } => "rate-limited",
-        UpstreamError::Unavailable { .. } => "unavailable",
-        UpstreamError::Timeout { .. } => "timeout",
-        UpstreamError::Protocol { .. } => "protocol",
-        UpstreamError::Content(_) => "content",
-        _ => "unknown",
-    }
 }
 
 /// Requests by method, since the last look.

@@ -46,6 +46,7 @@ const DATA_DIR: &str = "registry-data";
 
 /// Everything that can be set, with what is in effect.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Config {
     /// Address that clients pull from. Port 0 takes a free one.
     pub listen: SocketAddr,
@@ -219,7 +220,22 @@ impl Config {
 }
 
 /// How one registry is reached, and how its tags are kept fresh.
+///
+/// ```
+/// use registry_server::Mirror;
+/// use registry_server::config::{CredentialConfig, UpstreamConfig};
+///
+/// // A mirror of Docker Hub is asked first; the Hub alone is shown the access token.
+/// let endpoints = ["https://mirror.example.org", "https://registry-1.docker.io"];
+/// let mut hub = UpstreamConfig::new(endpoints.map(|url| url.parse().unwrap()));
+/// hub.credentials.own = Some(CredentialConfig::PasswordFile {
+///     username: "me".to_owned(),
+///     path: "/etc/registry-server/hub-token".into(),
+/// });
+/// let builder = Mirror::builder().upstream_config("docker.io", hub);
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct UpstreamConfig {
     /// Where it answers: in the order in which they are tried.
     pub endpoints: Vec<Url>,

@@ -318,7 +318,7 @@ async fn a_token_server_that_fails_is_named() {
         let name = format!("{fault:?}");
         server.fault(Match::object(Object::Token), Times::Always, fault);
         let error = upstream.manifest("app").await.unwrap_err();
-        assert_eq!(crate::support::kind(&error), expected, "{name}: {error}");
+        assert_eq!(crate::errors::kind(&error), expected, "{name}: {error}");
         assert!(
             error.to_string().contains(&server.host()),
             "{name}: {error}"

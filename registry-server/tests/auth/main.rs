@@ -6,6 +6,8 @@ mod basic;
 mod bearer;
 mod configuration;
 mod endpoints;
+#[path = "../support/errors.rs"]
+mod errors;
 mod limits;
 mod secrecy;
 mod sources;

@@ -22,6 +22,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+use crate::errors::kind;
+
 /// All that our crates log, at every level, in all tests of this process: which test logs what is
 /// not told apart, so secrets are words that stand in no log.
 static LOGS: LazyLock<Logs> = LazyLock::new(|| {
@@ -247,18 +249,6 @@ fn sent(request: &Outgoing) -> String {
         }
     }
     sent
-}
-
-/// The name of an error's variant, which is what callers act on.
-pub(crate) fn kind(error: &UpstreamError) -> &'static str {
-    match error {
-        UpstreamError::Unauthorized { .. } => "unauthorized",
-        UpstreamError::RateLimited { .. } => "rate-limited",
-        UpstreamError::Unavailable { .. } => "unavailable",
-        UpstreamError::Timeout { .. } => "timeout",
-        UpstreamError::Protocol { .. } => "protocol",
-        _ => "unknown",
-    }
 }
 
 /// Requests by method and what they were answered with, since the last look: `GET 401, GET 200`.

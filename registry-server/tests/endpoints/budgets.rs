@@ -6,7 +6,8 @@ use http::Method;
 use registry_server::testing::{Fault, FixtureRegistry, Match, Object, Times};
 use tokio::time::Instant;
 
-use crate::support::{Asked, SOON, impatient, kind, registry};
+use crate::errors::kind;
+use crate::support::{Asked, SOON, impatient, registry};
 
 fn questions(registry: &FixtureRegistry) -> u64 {
     registry.count(Method::GET, Object::ManifestByDigest)

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::Method;
 use registry_server::testing::{Behaviour, Fault, Match, Object, Times, TokenAuth};
 
-use crate::support::{Asked, SOON, config, impatient, kind, registry};
+use crate::errors::kind;
+use crate::support::{Asked, SOON, config, impatient, registry};
 
 fn html() -> Fault {
     Fault::Answer {

@@ -5,6 +5,8 @@
 mod budgets;
 #[path = "../support/http.rs"]
 mod client;
+#[path = "../support/errors.rs"]
+mod errors;
 mod failover;
 mod limits;
 mod outage;

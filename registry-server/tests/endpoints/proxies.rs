@@ -3,8 +3,9 @@
 use registry_server::testing::{BlobRedirect, FixtureRegistry, ImageSpec};
 use registry_server::upstream::Proxies;
 
+use crate::errors::kind;
 use crate::proxy::{Protocol, Proxy};
-use crate::support::{Asked, config, kind, registry};
+use crate::support::{Asked, config, registry};
 
 /// An HTTPS registry with one image, asked through `proxies`, at `localhost` or its address.
 async fn https(proxies: Proxies, by_name: bool) -> (FixtureRegistry, Asked) {

@@ -9,7 +9,8 @@ use registry_server::testing::{
     BlobRedirect, Fault, FixtureRegistry, Gate, Match, Object, Times, TokenAuth,
 };
 
-use crate::support::{Asked, SOON, config, impatient, kind, registry};
+use crate::errors::kind;
+use crate::support::{Asked, SOON, config, impatient, registry};
 
 /// Longer than any test runs.
 const NEVER: Duration = Duration::from_secs(3600);

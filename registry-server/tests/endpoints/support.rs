@@ -126,19 +126,6 @@ impl Asked {
     }
 }
 
-/// The name of an error's variant, which is what callers act on.
-pub(crate) fn kind(error: &UpstreamError) -> &'static str {
-    match error {
-        UpstreamError::Unauthorized { .. } => "unauthorized",
-        UpstreamError::RateLimited { .. } => "rate-limited",
-        UpstreamError::Unavailable { .. } => "unavailable",
-        UpstreamError::Timeout { .. } => "timeout",
-        UpstreamError::Protocol { .. } => "protocol",
-        UpstreamError::Content(_) => "content",
-        _ => "unknown",
-    }
-}
-
 /// What an upstream told its observer, a line each.
 #[derive(Debug)]
 pub(crate) struct Events(watch::Sender<Vec<String>>);

@@ -149,10 +149,8 @@ async fn a_black_hole_costs_the_budget_and_no_more() {
     let budget = Duration::from_millis(300);
     let setup = Setup::with(|builder, origin| {
         let url = origin.url().parse().unwrap();
-        let upstream = UpstreamConfig {
-            tag_budget: budget,
-            ..UpstreamConfig::new([url])
-        };
+        let mut upstream = UpstreamConfig::new([url]);
+        upstream.tag_budget = budget;
         builder.upstream_config(UPSTREAM, upstream)
     })
     .await;
