@@ -32,8 +32,8 @@ impl HttpUpstream {
             ..question(Method::GET, repository, digest, range)
         };
         let idle_max = self.transport.budgets().body_idle;
-        let attempt = |visit| fetch_at(visit, &question, range, idle_max);
-        self.transport.ask(attempt).await
+        let attempt = |visit| fetch_at(visit, &question, digest, range, idle_max);
+        self.transport.ask_for_blob(digest, attempt).await
     }
 
     pub(super) async fn ask_blob(
@@ -49,6 +49,7 @@ impl HttpUpstream {
 async fn fetch_at(
     visit: Visit,
     question: &Question<'_>,
+    digest: Digest,
     range: Option<RangeRequest>,
     idle_max: Duration,
 ) -> Result<Option<UpstreamBlob>, UpstreamError> {
@@ -61,7 +62,7 @@ async fn fetch_at(
     let stream = match extent.length {
         // The body of a 416 is an error's.
         Some(0) => stream::empty().boxed(),
-        length => reply.into_stream(length, idle_max),
+        length => reply.into_stream(length, idle_max, visit.watch(digest)),
     };
     Ok(Some(UpstreamBlob {
         size: extent.size,

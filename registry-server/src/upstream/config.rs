@@ -80,6 +80,8 @@ pub(super) const ENOUGH_TIME: f64 = 0.9;
 const TOTAL_SHARE: f64 = 0.96;
 /// Quotas kept for one endpoint.
 pub(super) const QUOTAS_MAX: usize = 256;
+/// Blobs of which it is known where their bodies broke off.
+pub(super) const CUTS_MAX: usize = 256;
 /// What is left of a quota, in percent, below which that is said.
 pub(super) const QUOTA_LOW_PERCENT: u64 = 10;
 /// What must be left again before that is taken back.

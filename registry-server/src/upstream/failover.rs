@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use registry_core::{Clock as _, SystemClock, UpstreamError};
+use registry_core::{Clock as _, Digest, SystemClock, UpstreamError};
 use tokio::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
@@ -40,9 +40,36 @@ impl Transport {
     where
         A: Future<Output = Result<Option<T>, UpstreamError>>,
     {
+        self.ask_from(0, attempt).await
+    }
+
+    /// The same for bytes of a blob. Where its body broke off at one endpoint, the next is asked
+    /// first, and that one last.
+    pub(super) async fn ask_for_blob<T, A>(
+        self: &Arc<Self>,
+        digest: Digest,
+        attempt: impl Fn(Visit) -> A,
+    ) -> Result<Option<T>, UpstreamError>
+    where
+        A: Future<Output = Result<Option<T>, UpstreamError>>,
+    {
+        let first = self.cuts.first_for(digest, self.endpoints.len());
+        self.ask_from(first, attempt).await
+    }
+
+    async fn ask_from<T, A>(
+        self: &Arc<Self>,
+        first: usize,
+        attempt: impl Fn(Visit) -> A,
+    ) -> Result<Option<T>, UpstreamError>
+    where
+        A: Future<Output = Result<Option<T>, UpstreamError>>,
+    {
         let deadline = Instant::now() + self.budgets.total;
         let mut failures = Failures::default();
-        for (number, endpoint) in self.endpoints.iter().enumerate() {
+        let endpoints = self.endpoints.len();
+        for number in (first..endpoints).chain(0..first) {
+            let endpoint = &self.endpoints[number];
             if let Some(error) = endpoint.resting() {
                 failures.add(error, Told::BeforeItWasAsked);
                 continue;
@@ -137,6 +164,19 @@ impl Visit {
     /// What is known of the endpoint.
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.transport.endpoints[self.number]
+    }
+
+    /// Who takes note of how the body of a blob ends that comes from here.
+    pub(super) fn watch(&self, digest: Digest) -> impl Fn(Option<&UpstreamError>) + Send + use<> {
+        let (transport, number) = (Arc::clone(&self.transport), self.number);
+        move |error| match error {
+            None => transport.cuts.forget(digest),
+            Some(UpstreamError::Unavailable { .. } | UpstreamError::Timeout { .. }) => {
+                transport.cuts.note(digest, number);
+            }
+            // It came, and was wrong.
+            Some(_) => {}
+        }
     }
 
     /// How long the body of an answer may take that is read as a whole.

@@ -20,6 +20,7 @@ mod challenge;
 mod clients;
 mod config;
 mod credentials;
+mod cuts;
 mod endpoint;
 mod failover;
 mod failure;

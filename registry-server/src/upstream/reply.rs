@@ -151,17 +151,20 @@ impl Reply {
 
     /// The body as it comes, exactly `expected` bytes, where that is known. The time that it is
     /// waited for in vain, or for next to nothing, is limited by `idle_max`; that in which nobody
-    /// waits does not count.
+    /// waits does not count. `watch` is told how it ends, whole or with an error, unless it is
+    /// dropped before.
     pub(super) fn into_stream(
         self,
         expected: Option<u64>,
         idle_max: Duration,
+        watch: impl Fn(Option<&UpstreamError>) + Send + 'static,
     ) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
         let body = Body {
             reply: self,
             expected,
             received: 0,
             pace: Pace::new(idle_max),
+            watch: Box::new(watch),
         };
         try_unfold(body, Body::next).boxed()
     }
@@ -185,6 +188,7 @@ struct Body {
     expected: Option<u64>,
     received: u64,
     pace: Pace,
+    watch: Box<dyn Fn(Option<&UpstreamError>) + Send>,
 }
 
 impl Body {
@@ -194,8 +198,12 @@ impl Body {
             Ok(Some(_)) => self.expected == Some(self.received),
             Ok(None) | Err(_) => true,
         };
-        if is_last && let Some(line) = self.reply.line.take_if(|_| self.reply.trusted) {
-            line.ended(outcome.as_ref().err());
+        if is_last {
+            let error = outcome.as_ref().err();
+            (self.watch)(error);
+            if let Some(line) = self.reply.line.take_if(|_| self.reply.trusted) {
+                line.ended(error);
+            }
         }
         Ok(outcome?.map(|chunk| (chunk, self)))
     }

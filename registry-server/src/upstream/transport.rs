@@ -19,6 +19,7 @@ use super::clients::{Clients, Sending};
 use super::config::{
     Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, ProbeSchedule, REDIRECTS_MAX,
 };
+use super::cuts::Cuts;
 use super::endpoint::Endpoint;
 use super::failure::SendFailure;
 use super::observer::{RequestKind, UpstreamObserver};
@@ -46,6 +47,8 @@ pub(super) struct Transport {
     pub(super) roots: Vec<Url>,
     /// What is known of each.
     pub(super) endpoints: Vec<Endpoint>,
+    /// Where bodies of blobs broke off.
+    pub(super) cuts: Cuts,
     pub(super) clients: Arc<Clients>,
     pub(super) auth: Authenticator,
     pub(super) budgets: Budgets,
@@ -74,6 +77,7 @@ impl Transport {
         Ok(Self {
             id: config.id.clone(),
             endpoints: roots.iter().map(Endpoint::new).collect(),
+            cuts: Cuts::default(),
             roots,
             auth: Authenticator::new(config, Arc::clone(&clients))?,
             clients,

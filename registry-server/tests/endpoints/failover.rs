@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use http::Method;
-use registry_server::testing::{Behaviour, Fault, Match, Object, Times, TokenAuth};
+use registry_server::testing::{
+    Behaviour, Fault, FixtureRegistry, Match, Object, Times, TokenAuth,
+};
 
 use crate::errors::kind;
 use crate::support::{Asked, SOON, config, impatient, registry};
@@ -208,4 +210,26 @@ async fn an_observer_is_told_of_every_request() {
     let events = upstream.events.all();
     assert!(events.contains(&"tags 200".to_owned()), "{events:?}");
     assert!(events.contains(&"blob none".to_owned()), "{events:?}");
+}
+
+#[tokio::test]
+async fn the_rest_of_a_body_that_broke_off_is_asked_of_the_next_endpoint() {
+    let (first, image) = registry().await;
+    let second = first.start_storage().await;
+    let blob = &image.layers[0];
+    for fault in [Fault::Short { after: 5 }, Fault::Stall { after: 5 }] {
+        let upstream = Asked::impatiently(&[&first, &second]);
+        first.fault(Match::blob(blob.digest), Times::Always, fault.clone());
+        upstream.blob(blob.digest).await.unwrap_err();
+        let size = usize::try_from(blob.size).unwrap();
+        assert_eq!(upstream.blob(blob.digest).await.unwrap(), Some(size));
+        let asked = |registry: &FixtureRegistry| registry.count(Method::GET, Object::Blob);
+        assert_eq!((asked(&first), asked(&second)), (1, 1), "{fault:?}");
+        // It came whole: from now on, the first is asked first again.
+        first.clear_faults();
+        assert_eq!(upstream.blob(blob.digest).await.unwrap(), Some(size));
+        assert_eq!((asked(&first), asked(&second)), (2, 1), "{fault:?}");
+        first.reset_counters();
+        second.reset_counters();
+    }
 }
