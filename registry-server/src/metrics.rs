@@ -165,6 +165,7 @@ impl Exposition {
         exposition
     }
 
+    /// `help` without the full stop, which is put behind it here, and not behind a collector's.
     fn register(&mut self, name: &str, help: &str, metric: impl Metric) {
         self.registry.register(name, help, metric);
     }
@@ -198,22 +199,22 @@ type Reading = (&'static str, &'static str, fn(&Quota) -> Option<u64>);
 const READINGS: [Reading; 4] = [
     (
         "upstream_ratelimit_limit",
-        "Requests that the upstream grants in a window",
+        "Requests that the upstream grants in a window.",
         |quota| Some(quota.limit),
     ),
     (
         "upstream_ratelimit_remaining",
-        "Requests that the upstream still grants in this window",
+        "Requests that the upstream still grants in this window.",
         |quota| Some(quota.remaining),
     ),
     (
         "upstream_ratelimit_window_seconds",
-        "The window that the upstream counts requests in",
+        "The window that the upstream counts requests in.",
         |quota| Some(quota.window?.as_secs()),
     ),
     (
         "upstream_ratelimit_reset_timestamp_seconds",
-        "When the upstream begins to count anew, where it tells",
+        "When the upstream begins to count anew, where it tells.",
         |quota| Some(quota.reset_at?.as_millis() / 1000),
     ),
 ];
@@ -253,7 +254,7 @@ struct OfCache(RegistryCache);
 impl Collector for OfCache {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let fills = ConstGauge::new(i64::try_from(self.0.fills_active()).unwrap_or(i64::MAX));
-        let help = "Downloads under way that blobs are served from and stored by";
+        let help = "Downloads under way that blobs are served from and stored by.";
         let metric = encoder.encode_descriptor("fills_active", help, None, fills.metric_type())?;
         fills.encode(metric)
     }
