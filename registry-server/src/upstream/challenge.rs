@@ -9,7 +9,7 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::config::{CHALLENGE_STARTS_MAX, SCOPE_BYTES_MAX, SCOPES_MAX};
+use super::config::{CHALLENGE_LINE_BYTES_MAX, CHALLENGE_STARTS_MAX, SCOPE_BYTES_MAX, SCOPES_MAX};
 
 /// Who we say we are to token servers.
 const CLIENT_ID: &str = "registry-server";
@@ -37,14 +37,15 @@ impl Challenge {
     /// for a token before one for a password, as a token is good for less.
     pub(super) fn find(headers: &HeaderMap, repository: &Repository) -> Option<Self> {
         let mut basic = None;
-        for line in headers.get_all(WWW_AUTHENTICATE) {
-            let Ok(line) = line.to_str() else { continue };
-            for start in starts(line) {
-                match Self::parse(start, repository) {
-                    Some(Self::Bearer(bearer)) => return Some(Self::Bearer(bearer)),
-                    Some(Self::Basic) => basic = Some(Self::Basic),
-                    None => {}
-                }
+        let lines = headers.get_all(WWW_AUTHENTICATE).iter();
+        let lines = lines
+            .filter_map(|line| line.to_str().ok())
+            .filter(|line| line.len() <= CHALLENGE_LINE_BYTES_MAX);
+        for start in lines.flat_map(starts).take(CHALLENGE_STARTS_MAX) {
+            match Self::parse(start, repository) {
+                Some(Self::Bearer(bearer)) => return Some(Self::Bearer(bearer)),
+                Some(Self::Basic) => basic = Some(Self::Basic),
+                None => {}
             }
         }
         basic
@@ -90,7 +91,7 @@ fn starts(line: &str) -> impl Iterator<Item = &str> {
         }
         is_separator.then_some(index + 1)
     });
-    let starts = std::iter::once(0).chain(commas).take(CHALLENGE_STARTS_MAX);
+    let starts = std::iter::once(0).chain(commas);
     starts.map(|start| line[start..].trim_start_matches([' ', '\t']))
 }
 

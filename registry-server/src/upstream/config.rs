@@ -20,7 +20,10 @@ pub(super) const REDIRECTS_MAX: usize = 10;
 pub(super) const TOKEN_BYTES_MAX: usize = 1 << 20;
 /// Repositories of one upstream whose tokens are kept.
 pub(super) const TOKENS_MAX: usize = 4096;
-/// Places of a line at which challenges are looked for.
+/// Longest line with challenges that is looked at, in bytes.
+pub(super) const CHALLENGE_LINE_BYTES_MAX: usize = 8 << 10;
+/// Places of all lines together at which challenges are looked for; each costs a look at the rest
+/// of its line.
 pub(super) const CHALLENGE_STARTS_MAX: usize = 64;
 /// Longest scope of a challenge that is looked at, in bytes: a repository's longest name, and what
 /// stands around it.

@@ -118,6 +118,13 @@ fn what_is_no_challenge_of_ours_is_none() {
     // However long: no more than so many places are looked at.
     let long = format!("{}{HUB}", "x,".repeat(CHALLENGE_STARTS_MAX));
     assert_eq!(find(&[&long]), None);
+    // Nor are there more for lying on many lines, or in one that is huge.
+    let lines = ["x,x,x,x"; CHALLENGE_STARTS_MAX / 4];
+    assert_eq!(find(&[&lines[..], &[HUB]].concat()), None);
+    assert!(find(&[&lines[1..], &[HUB]].concat()).is_some());
+    let huge = format!("{HUB}, {}", "x".repeat(CHALLENGE_LINE_BYTES_MAX));
+    assert_eq!(find(&[&huge]), None);
+    assert!(find(&[&huge, HUB]).is_some());
 }
 
 #[test]
