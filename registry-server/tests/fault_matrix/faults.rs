@@ -129,10 +129,17 @@ impl Spec {
         }
     }
 
+    /// How often a download goes on from where it broke off. So seldom that a cell has fewer
+    /// failures than an endpoint is rested for that answers, and otherwise often enough for what
+    /// happens once to a download that was cut.
+    pub(crate) fn resumes_max(&self) -> u32 {
+        if self.is_of_bodies() { 1 } else { 2 }
+    }
+
     /// Whether the upstream may be rested for it, and then probed.
     pub(crate) fn rests(&self) -> bool {
         let silent = matches!(self.strike, Strike::Token(Fault::BlackHole));
-        self.is_of_all() || silent || self.is_of_bodies() && !self.once
+        self.is_of_all() || silent
     }
 
     /// Whether the upstream may still be left alone when the fault is over.

@@ -1,30 +1,30 @@
 //! One cell, from its preparation to what is left of it: an upstream, a mirror of it over a store
 //! in memory, and clients.
 
-use std::sync::{Arc, LazyLock};
+mod commit;
+mod stage;
+mod words;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use http::Method;
 use registry_core::testing::{FaultingStore, ManualClock, StoreCall};
 use registry_core::{
-    Algorithm, BlobPayload, BlobStore as _, Digest, Hasher, Limits, ManifestStore as _,
-    MemoryStore, Origin, Repository, Stores, Tag, TagStore as _, UpstreamId,
+    Algorithm, BlobPayload, BlobStore as _, Digest, Hasher, ManifestStore as _, MemoryStore,
+    Origin, Repository, Tag, TagStore as _, UpstreamId,
 };
 use registry_server::Mirror;
-use registry_server::config::UpstreamConfig;
 use registry_server::testing::{
-    Certificate, Fault, FixtureRegistry, Gate, Match, Object as Asked, OutgoingLog, Times,
-    TokenAuth,
+    Fault, FixtureRegistry, Gate, Match, OutgoingLog, Times, TokenAuth,
 };
-use registry_server::upstream::{HttpUpstream, HttpUpstreamConfig, Proxies, SystemTrust};
 use tempfile::TempDir;
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
 
 use crate::client::{Answer, End, Head, Reading, ask};
-use crate::faults::{Budget, Spec, Strike};
+use crate::faults::{Spec, Strike};
 use crate::table::{Cell, Object, Row, State, Within};
+use stage::{Backlog, add_manifest, start_mirror, upstream};
+use words::{count, error_code, is_stale, kind};
 
 /// Bytes of the blob: many times what is held back of it.
 pub(crate) const BLOB_BYTES: u64 = 300_000;
@@ -43,19 +43,17 @@ const GRACE: Duration = Duration::from_secs(10);
 const PROBE: Duration = Duration::from_millis(100);
 /// How long nothing happens when nothing is about to: everything runs on one thread.
 const QUIET: Duration = Duration::from_millis(40);
-/// How often a download goes on from where it broke off, without having come further.
-const RESUMES_MAX: u32 = 2;
 /// How long it waits before: longer than the first probe of an endpoint takes.
 const RESUME_DELAY: Duration = Duration::from_millis(150);
-/// What is too short to be a budget.
+/// What is too short to be a budget, where the table is written, on a machine with nothing else to do.
 const NOISE: Duration = Duration::from_millis(100);
+/// The same where the table is held against what happens, on any machine.
+const NOISE_MAX: Duration = Duration::from_millis(300);
 /// Padding that makes a manifest long enough to be cut.
 const PADDING_BYTES: usize = 4_000;
 /// An address that no client's own end of a connection is at, so that a port there is still free
 /// when it is listened on again.
 const ADDRESS: &str = "127.0.0.2:0";
-/// How long everything that an upstream has said is remembered for, and longer.
-const LONG: Duration = Duration::from_secs(3600);
 
 const UPSTREAM: &str = "origin.example";
 const REPOSITORY: &str = "library/app";
@@ -64,9 +62,6 @@ const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// What an endpoint is asked whether it is well.
 const PROBED: &str = "/v2/";
-
-/// The system's authorities, read once for all cells.
-static TRUST: LazyLock<SystemTrust> = LazyLock::new(SystemTrust::default);
 
 /// A cell's stage.
 pub(crate) struct Scene<'a> {
@@ -90,12 +85,6 @@ pub(crate) struct Scene<'a> {
     /// Connections that fill the backlog.
     backlog: Option<Backlog>,
     _folder: TempDir,
-}
-
-/// A listener that accepts nothing, and the connections that wait for it.
-struct Backlog {
-    _listener: tokio::net::TcpListener,
-    _waiting: Vec<TcpStream>,
 }
 
 /// What the clients of a cell got.
@@ -223,116 +212,6 @@ impl<'a> Scene<'a> {
             // As otherwise no body is asked for.
             self.current = add_manifest(&self.origin, self.blob, "second");
         }
-    }
-
-    /// What is wrong with the upstream as a whole. Its connections are cut.
-    async fn begin_fault(&mut self) {
-        match &self.spec.strike {
-            Strike::Refused => self.origin.stop().await,
-            Strike::Backlog => {
-                self.origin.stop().await;
-                self.backlog = Some(Backlog::at(self.origin.address()).await);
-            }
-            Strike::Certificate(certificate) => {
-                self.origin.show_certificate(*certificate);
-                self.origin.stop().await;
-                self.origin.restart().await;
-            }
-            Strike::Behave(change) => self.origin.behave(change),
-            Strike::Token(_) | Strike::Unauthorized => self.origin.revoke_tokens(),
-            _ => {}
-        }
-    }
-
-    /// Scripts what is wrong with its answers, the first of which is held before that.
-    fn arm(&self, hold: Option<Fault>) {
-        let fault = match &self.spec.strike {
-            Strike::Answer(fault) | Strike::Token(fault) => fault.clone(),
-            Strike::Length(fault) => fault(self.length()),
-            Strike::Unauthorized => self.challenge(),
-            Strike::Body(fault) => return self.arm_bodies(*fault, hold),
-            _ => {
-                if let Some(hold) = hold {
-                    self.origin.fault(self.first_match(), Times::Once, hold);
-                }
-                return;
-            }
-        };
-        if hold.is_some() || self.spec.once {
-            let faults = hold.into_iter().chain([fault.clone()]).collect();
-            let first = Fault::Several(faults);
-            self.origin.fault(self.first_match(), Times::Once, first);
-        }
-        if !self.spec.once {
-            for matched in self.matches() {
-                self.origin.fault(matched, Times::Always, fault.clone());
-            }
-        }
-    }
-
-    fn arm_bodies(&self, fault: fn(u64) -> Fault, hold: Option<Fault>) {
-        let at = self.length() / 2;
-        let bodies = match self.cell.object {
-            Object::Blob | Object::BlobHead => Match::blob(self.blob),
-            Object::Tag | Object::Manifest => Match::object(Asked::ManifestByDigest),
-        };
-        let bodies = bodies.with_method(Method::GET);
-        let whole = fault(at);
-        if let Some(hold) = hold {
-            let first = Fault::Several(vec![hold, whole.clone()]);
-            self.origin.fault(bodies.clone(), Times::Once, first);
-        } else if self.spec.once {
-            let bodies = bodies.clone();
-            self.origin.fault(bodies, Times::Once, whole.clone());
-        }
-        if !self.spec.once {
-            self.origin
-                .fault(bodies.clone().wholes(), Times::Always, whole);
-            // What goes on after half of it finds the same fault at the same place.
-            let rest = fault(0);
-            self.origin.fault(bodies.parts(), Times::Always, rest);
-        }
-    }
-
-    /// The length of the body that is asked for.
-    fn length(&self) -> u64 {
-        match self.cell.object {
-            Object::Blob | Object::BlobHead => BLOB_BYTES,
-            Object::Tag | Object::Manifest => {
-                let bytes = self.origin.bytes(&self.current).unwrap();
-                bytes.len() as u64
-            }
-        }
-    }
-
-    /// The first request that is made.
-    fn first_match(&self) -> Match {
-        if matches!(self.spec.strike, Strike::Token(_)) {
-            return Match::object(Asked::Token);
-        }
-        Match::object(match self.cell.object {
-            Object::Tag => Asked::ManifestByTag,
-            Object::Manifest => Asked::ManifestByDigest,
-            Object::Blob | Object::BlobHead => Asked::Blob,
-        })
-    }
-
-    /// All requests that the fault befalls.
-    fn matches(&self) -> Vec<Match> {
-        let mut matches = vec![self.first_match()];
-        if self.cell.object == Object::Tag {
-            matches.push(Match::object(Asked::ManifestByDigest));
-        }
-        if self.spec.is_of_all() {
-            matches.push(Match::object(Asked::Ping));
-        }
-        matches
-    }
-
-    fn challenge(&self) -> Fault {
-        let realm = format!("{}/token", self.origin.url());
-        let challenge = format!("Bearer realm=\"{realm}\",service=\"fixture\"");
-        Fault::status_with(401, &[("WWW-Authenticate", &challenge)])
     }
 
     /// Three clients ask while the upstream is yet to answer the first of them.
@@ -613,27 +492,6 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The fault is over, and what was remembered of it is forgotten.
-    async fn lift(&mut self) {
-        self.origin.clear_faults();
-        self.origin
-            .behave(|behaviour| *behaviour = Default::default());
-        match &self.spec.strike {
-            Strike::Refused => self.origin.restart().await,
-            Strike::Backlog => {
-                self.backlog = None;
-                self.origin.restart().await;
-            }
-            Strike::Certificate(_) => {
-                self.origin.show_certificate(Certificate::Good);
-                self.origin.stop().await;
-                self.origin.restart().await;
-            }
-            _ => {}
-        }
-        self.clock.advance(LONG);
-    }
-
     /// The next pull, which is right.
     async fn recover(&self) -> String {
         let mirror = self.well.as_ref().unwrap_or(&self.mirror);
@@ -673,7 +531,12 @@ impl<'a> Scene<'a> {
             (Some(_), Object::Tag, State::Cached) => (TAG_BUDGET, "tag"),
             (Some(budget), ..) => (TIGHT, budget.name()),
         };
-        let spent = elapsed.saturating_sub(NOISE).div_duration_f64(unit);
+        let noise = if crate::is_writing() {
+            NOISE
+        } else {
+            NOISE_MAX
+        };
+        let spent = elapsed.saturating_sub(noise).div_duration_f64(unit);
         Within {
             times: spent.ceil() as u32,
             budget: budget.to_owned(),
@@ -681,150 +544,6 @@ impl<'a> Scene<'a> {
     }
 }
 
-impl Backlog {
-    async fn at(address: std::net::SocketAddr) -> Self {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(address).unwrap();
-        let listener = socket.listen(0).unwrap();
-        let mut waiting = Vec::new();
-        while let Ok(connected) = timeout(TIGHT / 5, TcpStream::connect(address)).await {
-            waiting.push(connected.unwrap());
-        }
-        Self {
-            _listener: listener,
-            _waiting: waiting,
-        }
-    }
-}
-
-fn add_manifest(origin: &FixtureRegistry, blob: Digest, name: &str) -> Digest {
-    let json = format!(
-        r#"{{"schemaVersion":2,"mediaType":"{MEDIA_TYPE}","layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{blob}","size":{BLOB_BYTES}}}],"annotations":{{"{name}":"{}"}}}}"#,
-        "x".repeat(PADDING_BYTES)
-    );
-    let added = origin.add_manifest(REPOSITORY, Some(TAG), MEDIA_TYPE, json);
-    added.digest
-}
-
-fn upstream(
-    spec: &Spec,
-    endpoints: &[String],
-    origin: &FixtureRegistry,
-    log: &OutgoingLog,
-    folder: &TempDir,
-) -> HttpUpstream {
-    let endpoints = match spec.public {
-        true => vec!["http://registry.example".parse().unwrap()],
-        false => endpoints.iter().map(|url| url.parse().unwrap()).collect(),
-    };
-    let id = UpstreamId::parse(UPSTREAM).unwrap();
-    let mut config = HttpUpstreamConfig::new(id, endpoints);
-    let budget = |budget| match spec.tight {
-        Some(tight) if tight == budget => TIGHT,
-        _ => AMPLE,
-    };
-    config.budgets.connect = budget(Budget::Connect);
-    config.budgets.headers = budget(Budget::Headers);
-    config.budgets.body_idle = budget(Budget::BodyIdle);
-    config.budgets.total = AMPLE;
-    config.probes.first = PROBE;
-    config.probes.max = PROBE;
-    config.system_trust = TRUST.clone();
-    config.outgoing = log.clone();
-    if spec.public {
-        config.proxies = Proxies::all(origin.url().parse().unwrap());
-    }
-    if let Some(tls) = origin.tls() {
-        let path = folder.path().join("ca.pem");
-        std::fs::write(&path, &tls.ca_pem).unwrap();
-        config.ca_file = Some(path);
-    }
-    HttpUpstream::new(config).unwrap()
-}
-
-async fn start_mirror(
-    spec: &Spec,
-    upstream: HttpUpstream,
-    store: &FaultingStore<MemoryStore>,
-    clock: &Arc<ManualClock>,
-) -> Mirror {
-    let mut policy = UpstreamConfig::new([]);
-    policy.tag_budget = if spec.tight.is_some() {
-        TAG_BUDGET
-    } else {
-        AMPLE
-    };
-    let limits = Limits {
-        resumes_max: RESUMES_MAX,
-        resume_delay_min: RESUME_DELAY,
-        resume_delay_max: RESUME_DELAY,
-        ..Limits::default()
-    };
-    Mirror::builder()
-        .cache_limits(limits)
-        .without_known_upstreams()
-        .default_upstream(UPSTREAM)
-        .upstream_config(UPSTREAM, policy)
-        .upstream_with(UPSTREAM, Arc::new(upstream))
-        .stores(Stores::of(Arc::new(store.clone())))
-        .clock(Arc::clone(clock) as _)
-        .start()
-        .await
-        .unwrap()
-}
-
 fn manifest_request(method: &str, reference: &str) -> String {
     format!("{method} /v2/{REPOSITORY}/manifests/{reference}?ns={UPSTREAM}")
-}
-
-/// Whether an answer was given without the upstream's word.
-fn is_stale(cache_status: &str) -> bool {
-    cache_status.starts_with("fwd=stale") && !cache_status.ends_with("=revalidated")
-}
-
-fn error_code(body: &[u8]) -> String {
-    let document: serde_json::Value = serde_json::from_slice(body).expect("an error's document");
-    let code = document["errors"][0]["code"].as_str();
-    code.expect("an error has a code").to_owned()
-}
-
-/// What a request is for.
-fn kind(request: &registry_server::testing::Outgoing) -> String {
-    let path = request.url.path();
-    let object = if path.contains("/manifests/sha256:") {
-        "manifest"
-    } else if path.contains("/manifests/") {
-        "tag"
-    } else if path.contains("/blobs/") {
-        "blob"
-    } else if path == "/token" {
-        "token"
-    } else {
-        "elsewhere"
-    };
-    let part = request.headers.iter().any(|(name, _)| name == "range");
-    let part = if part { " part" } else { "" };
-    format!("{} {object}{part}", request.method)
-}
-
-/// `2 × HEAD tag, GET manifest`.
-fn count(kinds: Vec<String>) -> String {
-    let mut counts: Vec<(String, usize)> = Vec::new();
-    for kind in kinds {
-        match counts.iter_mut().find(|(known, _)| *known == kind) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((kind, 1)),
-        }
-    }
-    let parts = counts.into_iter().map(|(kind, count)| match count {
-        1 => kind,
-        count => format!("{count} × {kind}"),
-    });
-    let text = parts.collect::<Vec<_>>().join(", ");
-    if text.is_empty() {
-        "none".to_owned()
-    } else {
-        text
-    }
 }
