@@ -70,6 +70,8 @@ pub(super) const TRIAL_WAIT: Duration = Duration::from_secs(1);
 pub(super) const BACKOFFS_MAX: usize = 1024;
 /// Failures (5xx, bodies that break off) in a row after which an endpoint is rested.
 pub(super) const ILL_MAX: u32 = 5;
+/// Probes in a row that are answered, but by an error, before an endpoint is asked again all the same.
+pub(super) const ILL_PROBES_MAX: u32 = 8;
 /// How long the probes of an endpoint wait that is rested again and again: at first, and at most.
 const PROBE_FIRST: Duration = Duration::from_secs(1);
 const PROBE_MAX: Duration = Duration::from_secs(30);

@@ -8,7 +8,9 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::address::Reach;
+use super::breaker::Sign;
 use super::clients::Sending;
+use super::config::ILL_PROBES_MAX;
 use super::observer::RequestKind;
 use super::redirect::{Hop, host_of};
 use super::reply::Reply;
@@ -38,9 +40,9 @@ impl Transport {
         });
     }
 
-    /// Whether an endpoint answers, and says neither that it cannot serve nor that it has enough
-    /// of us. That it wants to know who asks is an answer.
-    async fn probe(&self, number: usize) -> bool {
+    /// How an endpoint answers. Well: it says neither that it cannot serve nor that it has enough of
+    /// us. That it wants to know who asks is an answer.
+    async fn probe(&self, number: usize) -> Sign {
         let root = &self.roots[number];
         let hop = Hop::first(ping_url(root));
         let deadline = Instant::now() + self.budgets.headers;
@@ -54,12 +56,16 @@ impl Transport {
             deadline,
         };
         let Ok(response) = self.clients.send(sending).await else {
-            return false;
+            return Sign::Dead;
         };
         let reply = Reply::new(response, host_of(root), true);
         let status = reply.status();
         reply.drain().await;
-        !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            Sign::Ill
+        } else {
+            Sign::Well
+        }
     }
 }
 
@@ -73,10 +79,15 @@ struct Resting {
 impl Resting {
     async fn until_well(self) {
         let endpoint = &self.transport.endpoints[self.number];
-        loop {
+        let mut ill = 0;
+        // Some answer nothing but errors at `/v2/`, and serve content all the same. Such an answer
+        // costs no time, so that a real question may find out.
+        while ill < ILL_PROBES_MAX {
             sleep(endpoint.next_probe(&self.transport.probes)).await;
-            if self.transport.probe(self.number).await {
-                return;
+            match self.transport.probe(self.number).await {
+                Sign::Well => return,
+                Sign::Ill => ill += 1,
+                Sign::Dead => ill = 0,
             }
         }
     }

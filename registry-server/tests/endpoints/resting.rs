@@ -311,3 +311,22 @@ async fn probes_end_with_their_upstream() {
     tokio::time::sleep(SOON).await;
     assert_eq!(registry.total(), 0);
 }
+
+#[tokio::test]
+async fn a_registry_whose_front_page_is_an_error_is_not_rested_for_ever() {
+    let (registry, image) = registry().await;
+    let blob = image.layers[0].digest;
+    let front_page = Match::object(Object::Ping);
+    registry.fault(front_page, Times::Always, Fault::status(500));
+    let upstream = Asked::of(&[&registry]);
+    registry.fault(Match::blob(blob), Times::Next(5), Fault::status(500));
+    for _ in 0..5 {
+        upstream.blob(blob).await.unwrap_err();
+    }
+    let error = upstream.blob(blob).await.unwrap_err();
+    assert_eq!(kind(&error), "unavailable", "{error}");
+    assert_eq!(questions(&registry), 5, "it is rested");
+    upstream.events.wait_for("well", 1).await;
+    assert_eq!(registry.count(Method::GET, Object::Ping), 8);
+    assert!(upstream.blob(blob).await.unwrap().is_some());
+}
