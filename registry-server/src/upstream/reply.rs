@@ -182,13 +182,16 @@ fn protocol(host: &str, what: &str) -> UpstreamError {
     }
 }
 
+/// Who is told how a body ends.
+type Watch = Box<dyn Fn(Option<&UpstreamError>) + Send>;
+
 /// A body on its way.
 struct Body {
     reply: Reply,
     expected: Option<u64>,
     received: u64,
     pace: Pace,
-    watch: Box<dyn Fn(Option<&UpstreamError>) + Send>,
+    watch: Watch,
 }
 
 impl Body {

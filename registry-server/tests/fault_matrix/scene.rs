@@ -16,7 +16,7 @@ use registry_core::{
 };
 use registry_server::Mirror;
 use registry_server::testing::{
-    Fault, FixtureRegistry, Gate, Match, OutgoingLog, Times, TokenAuth,
+    Fault, FixtureRegistry, Gate, Match, OutgoingLog, Secrets, Times, TokenAuth,
 };
 use tempfile::TempDir;
 
@@ -56,6 +56,8 @@ const PADDING_BYTES: usize = 4_000;
 const ADDRESS: &str = "127.0.0.2:0";
 
 const UPSTREAM: &str = "origin.example";
+const USERNAME: &str = "mirror";
+const PASSWORD: &str = "a-password-to-leak";
 const REPOSITORY: &str = "library/app";
 const TAG: &str = "latest";
 const MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -170,6 +172,7 @@ impl<'a> Scene<'a> {
             "it is stored in the end"
         );
         self.check_store().await;
+        self.check_secrets();
         Row {
             within: self.within(got.elapsed),
             again: if again.client == got.client {
@@ -183,6 +186,20 @@ impl<'a> Scene<'a> {
             stored,
             afterwards,
         }
+    }
+
+    /// The password went nowhere but to the endpoints, whatever they led to; and to them it did,
+    /// where they wanted it.
+    fn check_secrets(&self) {
+        let endpoints = [Some(&self.origin), self.second.as_ref()];
+        let hosts: Vec<_> = (endpoints.into_iter().flatten())
+            .map(FixtureRegistry::host)
+            .collect();
+        let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+        let secrets = Secrets::account(USERNAME, PASSWORD);
+        let at_home = secrets.assert_at_most_at(&self.log, &hosts);
+        let is_wanted = matches!(self.spec.strike, Strike::Token(_) | Strike::Unauthorized);
+        assert!(at_home > 0 || !is_wanted, "there was nothing to leak");
     }
 
     /// Everything that went before the fault.

@@ -8,16 +8,18 @@ use registry_core::{Digest, Limits, MemoryStore, Stores, UpstreamId};
 use registry_server::Mirror;
 use registry_server::config::UpstreamConfig;
 use registry_server::testing::{FixtureRegistry, OutgoingLog};
-use registry_server::upstream::{HttpUpstream, HttpUpstreamConfig, Proxies, SystemTrust};
+use registry_server::upstream::{
+    CredentialConfig, HttpUpstream, HttpUpstreamConfig, Proxies, SystemTrust,
+};
 use tempfile::TempDir;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::{
-    AMPLE, BLOB_BYTES, MEDIA_TYPE, PADDING_BYTES, PROBE, REPOSITORY, RESUME_DELAY, TAG, TAG_BUDGET,
-    TIGHT, UPSTREAM,
+    AMPLE, BLOB_BYTES, MEDIA_TYPE, PADDING_BYTES, PASSWORD, PROBE, REPOSITORY, RESUME_DELAY, TAG,
+    TAG_BUDGET, TIGHT, UPSTREAM, USERNAME,
 };
-use crate::faults::{Budget, Spec};
+use crate::faults::{Budget, Spec, Strike};
 
 /// The system's authorities, read once for all cells.
 static TRUST: LazyLock<SystemTrust> = LazyLock::new(SystemTrust::default);
@@ -80,6 +82,16 @@ pub(super) fn upstream(
     config.probes.max = PROBE;
     config.system_trust = TRUST.clone();
     config.outgoing = log.clone();
+    let is_nameless = matches!(spec.strike, Strike::Nameless);
+    // To have something that could go astray. In plain HTTP, no public host is shown any.
+    if !spec.public && !is_nameless {
+        let hosts = config.endpoints.iter().filter_map(|url| url.host_str());
+        config.credentials.hosts = hosts.map(str::to_owned).collect();
+        config.credentials.own = Some(CredentialConfig::Password {
+            username: USERNAME.to_owned(),
+            password: PASSWORD.into(),
+        });
+    }
     if spec.public {
         config.proxies = Proxies::all(origin.url().parse().unwrap());
     }
