@@ -334,6 +334,32 @@ async fn what_was_left_is_not_served_before_the_upstream_has_answered() {
     }
 }
 
+/// I5: nor is it while the upstream takes its time to refuse.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_waits_for_the_upstreams_word() {
+    let content = bytes(BLOB_BYTES);
+    let digest = registry_core::testing::content::digest_of(&content);
+    for range in [None, from(0), from(1 << 20), from(3 << 20)] {
+        for kept in [3 << 20, BLOB_BYTES] {
+            let limits = Limits {
+                range_ahead_bytes_max: 1000,
+                ..Limits::default()
+            };
+            let mirror = Mirror::with(UpstreamPolicy::default(), limits);
+            leave(&mirror, digest, content.slice(..kept)).await;
+            let gate = Gate::new();
+            mirror.one.always(Call::BlobPart, Act::Wait(gate.clone()));
+            let refuse = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                gate.open();
+            };
+            let origin = one();
+            let (missing, ()) = tokio::join!(mirror.blob(&origin, digest, range), refuse);
+            assert!(matches!(missing, Err(CacheError::NotFound)), "{missing:?}");
+        }
+    }
+}
+
 /// The kept bytes are served while the rest is on its way.
 #[tokio::test(start_paused = true)]
 async fn what_was_left_is_served_as_soon_as_the_upstream_answers() {
