@@ -13,8 +13,8 @@ use super::standby::{Choice, Said, Standby};
 use super::status::{BypassReason, CacheStatus, Served};
 use super::{CacheError, Inner};
 use crate::{
-    Caller, Digest, Manifest, Origin, Resolution, StoreOperation, Tag, TagRecord, UpstreamError,
-    UpstreamPolicy,
+    Caller, Digest, Manifest, Origin, Reference, Resolution, StoreOperation, Tag, TagRecord,
+    UpstreamError, UpstreamPolicy,
 };
 
 /// A tag that can be served without the upstream.
@@ -140,35 +140,56 @@ impl Inner {
         self.forget(&Absent::tag(origin, tag, caller));
         let resolved = match fetched {
             Some(fetched) => Resolved::fetched(fetched),
-            None => self.manifest_named(origin, digest, caller).await?,
+            None => match self.manifest_named(origin, digest, caller).await? {
+                Some(resolved) => resolved,
+                // It told the digest of something else, or the tag has moved since: what it sends
+                // for the tag has a digest of its own.
+                None => self.manifest_tagged(origin, tag, caller).await?,
+            },
         };
+        let digest = resolved.manifest.digest();
         if resolved.status != CacheStatus::Bypass(BypassReason::StoreFailing) {
             self.record(origin, tag, digest, prior).await;
         }
         Ok(Some(resolved))
     }
 
-    /// The manifest that a tag was just said to name: the upstream has it in this origin (I5).
+    /// The manifest that a tag was just said to name: the upstream has it in this origin (I5). None
+    /// where it has not, after all.
     async fn manifest_named(
         self: &Arc<Self>,
         origin: &Origin,
         digest: Digest,
         caller: &Caller,
-    ) -> Result<Resolved, CacheError> {
+    ) -> Result<Option<Resolved>, CacheError> {
         if let Some(manifest) = self.stored_manifest(digest).await {
             self.grant_manifest(origin, &manifest).await;
-            return Ok(Resolved {
+            return Ok(Some(Resolved {
                 manifest,
                 status: CacheStatus::Revalidated,
-            });
+            }));
         }
-        match self.fetch_manifest(origin, digest, caller).await? {
-            Some(fetched) => Ok(Resolved::fetched(fetched)),
-            None => {
-                let what = format!("it says that a tag names {digest}, and has no such manifest");
-                Err(UpstreamError::Protocol { what }.into())
-            }
-        }
+        let fetched = self.fetch_manifest(origin, digest, caller).await?;
+        Ok(fetched.map(Resolved::fetched))
+    }
+
+    /// The manifest that the upstream sends for a tag, whatever it said of it.
+    async fn manifest_tagged(
+        &self,
+        origin: &Origin,
+        tag: &Tag,
+        caller: &Caller,
+    ) -> Result<Resolved, CacheError> {
+        let reference = Reference::Tag(tag.clone());
+        let upstream = &self.entry(origin)?.upstream;
+        let manifest = upstream.manifest(origin.repository(), &reference, caller);
+        let Some(manifest) = self.in_time(manifest).await? else {
+            let what = "it tells what a tag names, and has no such manifest".to_owned();
+            return Err(UpstreamError::Protocol { what }.into());
+        };
+        self.refuse_oversized(manifest.descriptor().size)?;
+        let fetched = self.keep_manifest(origin, manifest).await;
+        Ok(Resolved::fetched(fetched))
     }
 
     /// Records what a tag names. The manifest is stored already, so the record promises nothing

@@ -532,12 +532,29 @@ async fn a_manifest_that_the_store_lost_is_a_miss_that_repairs_itself() {
 async fn an_upstream_that_contradicts_itself_is_an_error_and_stores_nothing() {
     let mirror = Mirror::new();
     push(&mirror.one, "a", "latest");
-    mirror.one.once(Call::Manifest, Act::Absent);
+    for _ in 0..2 {
+        mirror.one.once(Call::Manifest, Act::Absent);
+    }
     let error = mirror.get("latest").await.unwrap_err();
     assert!(
         matches!(error, CacheError::Upstream(UpstreamError::Protocol { .. })),
         "{error:?}"
     );
+    // By digest, and by the tag.
+    assert_eq!(mirror.one.calls().manifest, 2);
+}
+
+#[tokio::test]
+async fn a_tag_whose_digest_is_told_wrong_is_fetched_by_its_name() {
+    let mirror = Mirror::new();
+    let pushed = push(&mirror.one, "a", "latest");
+    mirror.one.once(Call::Manifest, Act::Absent);
+    let served = mirror.get("latest").await.unwrap();
+    assert_eq!((served.value, served.status), (pushed, CacheStatus::Miss));
+    assert_eq!(mirror.one.calls().manifest, 2);
+    let served = mirror.get("latest").await.unwrap();
+    assert_eq!(served.status, CacheStatus::Revalidated);
+    assert_eq!(mirror.one.calls().manifest, 2);
 }
 
 #[tokio::test]

@@ -150,13 +150,19 @@ async fn a_digest_that_the_origin_invents_for_a_tag_is_not_believed() {
     let invented = format!("sha256:{}", "0".repeat(64));
     let lie = Fault::headers(&[("docker-content-digest", &invented)]);
     setup.origin.fault(Match::tag("latest"), Times::Always, lie);
-    let answer = get(setup.mirror.addr(), &manifest_path("latest")).await;
-    assert!(matches!(answer.status(), 502 | 504), "{answer:?}");
+    // What is sent for the tag has a digest of its own, and that is the one that counts.
+    for _ in 0..2 {
+        let answer = get(setup.mirror.addr(), &manifest_path("latest")).await;
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        assert_eq!(
+            answer.header("docker-content-digest"),
+            Some(&*pushed.digest.to_string())
+        );
+    }
+    // The second time, nothing had changed.
+    assert_eq!(setup.origin.count(Method::GET, Object::ManifestByTag), 1);
     setup.origin.clear_faults();
     let answer = get(setup.mirror.addr(), &manifest_path("latest")).await;
-    assert_eq!(
-        answer.header("docker-content-digest"),
-        Some(&*pushed.digest.to_string())
-    );
-    assert_eq!(setup.origin.count(Method::GET, Object::ManifestByTag), 0);
+    assert_eq!(answer.status(), 200, "{answer:?}");
+    assert_eq!(setup.origin.count(Method::GET, Object::ManifestByTag), 1);
 }
