@@ -1,13 +1,14 @@
 //! A small file that may change while it is used: read again where it has, and kept as it was
 //! where what stands in it now makes no sense.
 
-use std::fs::{File, Metadata};
+use std::fs::{Metadata, OpenOptions};
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use secrecy::zeroize::Zeroizing;
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -17,6 +18,9 @@ use tokio::time::{Instant, timeout};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a look at a file is waited for: it may be on a network that has gone away.
 const LOOK_MAX: Duration = Duration::from_secs(2);
+
+/// How a file is opened: without waiting for anybody. It makes no difference to reading one.
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 
 /// Makes sense of a file's content; the error says what it is not, without quoting it.
 type Parse<T> = fn(&[u8]) -> Result<T, String>;
@@ -132,12 +136,15 @@ fn look(path: &Path, known: Option<Stamp>, bytes_max: u64) -> Result<Option<Cont
     if known == Some(Stamp::of(&metadata)) {
         return Ok(None);
     }
-    // Of a pipe, opening alone may take for ever.
+    // Opening a pipe would take until somebody writes to it, and it may have become one just now.
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(NONBLOCK);
+    let file = options.open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
         return Err("is not a file".to_owned());
     }
-    let file = File::open(path).map_err(failed)?;
-    let stamp = Stamp::of(&file.metadata().map_err(failed)?);
+    let stamp = Stamp::of(&metadata);
     let mut bytes = Zeroizing::new(Vec::new());
     let mut bounded = file.take(bytes_max + 1);
     bounded.read_to_end(&mut bytes).map_err(failed)?;
@@ -171,6 +178,8 @@ impl<T> std::fmt::Debug for WatchedFile<T> {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
 
@@ -250,9 +259,11 @@ mod tests {
         assert_eq!(problem(8), "is larger than 8 bytes");
         fs::write(&path, "!").unwrap();
         assert_eq!(problem(8), "makes no sense");
-        assert_eq!(
-            WatchedFile::open(folder.path(), 8, text).unwrap_err(),
-            "is not a file"
-        );
+        let pipe = folder.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        for other in [folder.path(), &pipe] {
+            let problem = WatchedFile::open(other, 8, text).unwrap_err();
+            assert_eq!(problem, "is not a file");
+        }
     }
 }
