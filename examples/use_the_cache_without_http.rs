@@ -8,7 +8,7 @@ use futures::TryStreamExt as _;
 use registry_core::testing::ScriptedUpstream;
 use registry_core::{
     BlobPayload, Caller, MemoryStore, Origin, RegistryCache, Repository, Stores, UpstreamEntry,
-    UpstreamId, UpstreamPolicy, Upstreams,
+    UpstreamId, Upstreams,
 };
 
 #[tokio::main]
@@ -20,10 +20,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let id = UpstreamId::parse("registry.example")?;
     let mut upstreams = Upstreams::new();
-    let entry = UpstreamEntry {
-        upstream: Arc::clone(&upstream) as _,
-        policy: UpstreamPolicy::default(),
-    };
+    let entry = UpstreamEntry::new(Arc::clone(&upstream) as _);
     upstreams.insert(id.clone(), entry);
     let cache = RegistryCache::new(Stores::of(Arc::new(MemoryStore::new())), upstreams);
 

@@ -6,6 +6,8 @@
 //! - **Contracts**: the stores ([`BlobStore`], [`ManifestStore`], [`TagStore`], [`LinkStore`],
 //!   [`ReferrersStore`]) and the [`Upstream`] they are filled from. [`MemoryStore`] is their executable specification, and
 //!   `testing::conformance` (feature `testing`) the suite that every implementation runs.
+//! - **Upkeep**: what a store tells of what it keeps ([`InventoryStore`]), and where decisions about
+//!   that are written down ([`JournalStore`]).
 //! - **The caching itself**: [`RegistryCache`], all that a server calls.
 //!
 //! The invariants I1 to I12 that the comments cite are numbered in `ARCHITECTURE.md`.
@@ -14,13 +16,18 @@ mod caller;
 mod clock;
 mod descriptor;
 mod digest;
+mod inventory;
 mod limits;
 mod manifest;
 mod media_type;
 mod memory;
 mod name;
+mod pattern;
+mod pin;
+mod progress;
 mod range;
 mod referrers;
+mod retention;
 mod store;
 mod upstream;
 mod verify;
@@ -34,20 +41,28 @@ pub use caller::{Caller, CallerId};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, DigestError};
+pub use inventory::{
+    Charge, ContentRecord, InventoryStore, JournalStore, PeekedBlob, Position, Provenance, Removal,
+    RemovalReason, RemovedUnused, Unit, Upkeep, Usage,
+};
 pub use limits::Limits;
 pub use manifest::{Manifest, ManifestError};
 pub use media_type::{MediaType, MediaTypeError};
 pub use memory::MemoryStore;
 pub use name::{NameError, Origin, Reference, Repository, Tag, UpstreamId};
+pub use pattern::{PatternError, RepositoryPattern};
+pub use pin::{Pin, PinError};
+pub use progress::{Progress, ProgressMade};
 pub use range::{ByteRange, RangeRequest};
 pub use referrers::{ListedReferrers, NotAnIndex, Referrer, Referrers, ReferrersPage};
+pub use retention::{Retention, Verification};
 pub use store::{
     BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, Link, LinkStore, LinkTarget,
     ManifestStore, ReferrersRecord, ReferrersStore, SpoolReader, StoreError, StoreOperation,
     Stores, TagRecord, TagStore,
 };
 pub use upstream::{
-    FetchedTags, Resolution, TagPage, Upstream, UpstreamBlob, UpstreamEntry, UpstreamError,
-    UpstreamPolicy, Upstreams, Validator,
+    Answered, FetchedTags, RepositoryRule, Resolution, RetentionRule, TagPage, Upstream,
+    UpstreamBlob, UpstreamEntry, UpstreamError, UpstreamPolicy, Upstreams, Validator,
 };
 pub use verify::{DigestMismatch, Hasher, Verified};

@@ -146,7 +146,7 @@ impl Tag {
 }
 
 /// What a manifest is asked for by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reference {
     /// By tag: mutable.
     Tag(Tag),

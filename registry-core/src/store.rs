@@ -17,8 +17,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::{
-    ByteRange, Digest, Manifest, Origin, RangeRequest, Referrers, Tag, Timestamp, UpstreamId,
-    Verified,
+    ByteRange, Digest, InventoryStore, JournalStore, Manifest, Origin, RangeRequest, Referrers,
+    Tag, Timestamp, Upkeep, UpstreamId, Verified,
 };
 
 /// Content by digest: large, immutable.
@@ -105,7 +105,8 @@ pub struct BlobBody<E = StoreError> {
 #[non_exhaustive]
 pub enum BlobPayload<E = StoreError> {
     /// In an open file, at the offsets that [`BlobBody::range`] tells: a server may hand it to the
-    /// kernel. It must be read by position only: the file may be shared.
+    /// kernel. It must be read by position only: the file may be shared. The blob is in use for as
+    /// long as anybody holds the `Arc`, so a store keeps none of its own.
     File(Arc<std::fs::File>),
     /// In a stream that gives exactly the bytes of [`BlobBody::range`], or ends in an error.
     Stream(BoxStream<'static, Result<Bytes, E>>),
@@ -434,10 +435,12 @@ pub struct Stores {
     pub links: Arc<dyn LinkStore>,
     /// Lists of referrers.
     pub referrers: Arc<dyn ReferrersStore>,
+    /// What is kept; without it, nothing is ever evicted, and nobody can ask what there is.
+    pub upkeep: Option<Upkeep>,
 }
 
 impl Stores {
-    /// All five in one.
+    /// All five in one, without upkeep.
     pub fn of<S>(store: Arc<S>) -> Self
     where
         S: BlobStore + ManifestStore + TagStore + LinkStore + ReferrersStore,
@@ -448,6 +451,19 @@ impl Stores {
             tags: Arc::clone(&store) as _,
             links: Arc::clone(&store) as _,
             referrers: store,
+            upkeep: None,
+        }
+    }
+
+    /// The same, with upkeep by `store`, which keeps their content.
+    pub fn kept_by<S: InventoryStore + JournalStore>(self, store: Arc<S>) -> Self {
+        let upkeep = Upkeep {
+            inventory: Arc::clone(&store) as _,
+            journal: store,
+        };
+        Self {
+            upkeep: Some(upkeep),
+            ..self
         }
     }
 }

@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 
 use crate::{
     Caller, Descriptor, Digest, Manifest, ManifestError, RangeRequest, Reference, Referrers,
-    Repository, Tag, UpstreamId,
+    Repository, RepositoryPattern, Tag, UpstreamId,
 };
 
 /// A registry that content is fetched from, over whatever transport.
@@ -37,7 +37,7 @@ pub trait Upstream: Send + Sync + 'static {
         tag: &'a Tag,
         prior: Option<Digest>,
         caller: &'a Caller,
-    ) -> BoxFuture<'a, Result<Resolution, UpstreamError>>;
+    ) -> BoxFuture<'a, Result<Answered<Resolution>, UpstreamError>>;
 
     /// Fetches a manifest, and verifies it where the reference is a digest.
     ///
@@ -49,7 +49,7 @@ pub trait Upstream: Send + Sync + 'static {
         repository: &'a Repository,
         reference: &'a Reference,
         caller: &'a Caller,
-    ) -> BoxFuture<'a, Result<Option<Manifest>, UpstreamError>>;
+    ) -> BoxFuture<'a, Result<Option<Answered<Manifest>>, UpstreamError>>;
 
     /// Whether a manifest is there for this caller, without fetching it (a HEAD).
     ///
@@ -127,6 +127,26 @@ pub trait Upstream: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Option<Referrers>, UpstreamError>>;
 }
 
+/// What an upstream answered, and which of its endpoints did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered<T> {
+    /// The answer.
+    pub value: T,
+    /// Who gave it, in a word that says nothing secret (a host); `None` where there is nothing to
+    /// tell apart.
+    pub endpoint: Option<Arc<str>>,
+}
+
+impl<T> Answered<T> {
+    /// An answer of an upstream that is one endpoint.
+    pub fn new(value: T) -> Self {
+        Self {
+            value,
+            endpoint: None,
+        }
+    }
+}
+
 /// What an upstream said of a tag.
 #[derive(Clone, Debug)]
 pub enum Resolution {
@@ -149,6 +169,8 @@ pub struct UpstreamBlob {
     pub start: u64,
     /// What tells this body from another that the upstream may have under the same name.
     pub validator: Option<Validator>,
+    /// Which endpoint sends it, as in [`Answered::endpoint`].
+    pub endpoint: Option<Arc<str>>,
     /// The bytes. It ends in an error where they break off.
     pub stream: BoxStream<'static, Result<Bytes, UpstreamError>>,
 }
@@ -278,6 +300,8 @@ pub struct UpstreamPolicy {
     /// Whether a tag that the upstream no longer has is gone here too (`on_not_found = "forward"`);
     /// otherwise what is held is served, marked stale.
     pub forward_not_found: bool,
+    /// Whether a tag that is held is never asked for again, however old it is.
+    pub frozen: bool,
 }
 
 impl Default for UpstreamPolicy {
@@ -286,8 +310,32 @@ impl Default for UpstreamPolicy {
             tag_ttl: Duration::ZERO,
             tag_budget: Duration::from_secs(3),
             forward_not_found: false,
+            frozen: false,
         }
     }
+}
+
+/// How the content of one upstream, or of some of its repositories, is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetentionRule {
+    /// Bytes that all of it may take together; what was used longest ago goes first.
+    pub bytes_max: Option<u64>,
+    /// How long content is kept that nobody uses.
+    pub idle_max: Option<Duration>,
+    /// Whether it is never evicted, whatever the limits.
+    pub exempt: bool,
+}
+
+/// What is different for some repositories of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepositoryRule {
+    /// Which.
+    pub pattern: RepositoryPattern,
+    /// How their tags are kept fresh: all of it, the upstream's own where nothing else was said.
+    pub policy: UpstreamPolicy,
+    /// How their content is kept, in place of the upstream's `idle_max` and `exempt`; a `bytes_max`
+    /// counts beside that of the upstream.
+    pub retention: RetentionRule,
 }
 
 /// An upstream and how to treat it.
@@ -297,6 +345,36 @@ pub struct UpstreamEntry {
     pub upstream: Arc<dyn Upstream>,
     /// How its tags are kept fresh.
     pub policy: UpstreamPolicy,
+    /// How its content is kept.
+    pub retention: RetentionRule,
+    /// Repositories that are treated differently: the first whose pattern matches decides.
+    pub repositories: Vec<RepositoryRule>,
+}
+
+impl UpstreamEntry {
+    /// An upstream that is treated as others are.
+    pub fn new(upstream: Arc<dyn Upstream>) -> Self {
+        Self {
+            upstream,
+            policy: UpstreamPolicy::default(),
+            retention: RetentionRule::default(),
+            repositories: Vec::new(),
+        }
+    }
+
+    /// How the tags of a repository are kept fresh.
+    pub fn policy(&self, repository: &Repository) -> &UpstreamPolicy {
+        match self.rule(repository) {
+            Some(rule) => &rule.policy,
+            None => &self.policy,
+        }
+    }
+
+    /// What is different for a repository, if anything is.
+    pub fn rule(&self, repository: &Repository) -> Option<&RepositoryRule> {
+        let mut rules = self.repositories.iter();
+        rules.find(|rule| rule.pattern.matches(repository))
+    }
 }
 
 /// The closed list of upstreams (I12).

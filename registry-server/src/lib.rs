@@ -5,6 +5,7 @@
 
 mod admin;
 mod announcement;
+pub mod api;
 pub mod config;
 pub mod front;
 #[cfg(test)]

@@ -65,9 +65,8 @@ impl Asked {
     async fn resolve(&self, tag: &str, prior: Option<Digest>) -> Result<Resolution, UpstreamError> {
         let tag = Tag::parse(tag).expect("a tag");
         let caller = Caller::Anonymous;
-        self.upstream
-            .resolve(&self.repository, &tag, prior, &caller)
-            .await
+        let resolving = (self.upstream).resolve(&self.repository, &tag, prior, &caller);
+        Ok(resolving.await?.value)
     }
 
     async fn manifest(&self, reference: &str) -> Result<Option<Bytes>, UpstreamError> {
@@ -76,7 +75,7 @@ impl Asked {
             .upstream
             .manifest(&self.repository, &reference, &Caller::Anonymous)
             .await?;
-        Ok(manifest.map(|manifest| manifest.bytes().clone()))
+        Ok(manifest.map(|manifest| manifest.value.bytes().clone()))
     }
 
     async fn has_manifest(&self, digest: Digest) -> Result<bool, UpstreamError> {

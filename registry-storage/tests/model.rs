@@ -205,6 +205,7 @@ async fn answer(stores: &Stores, call: &Call) -> String {
         tags,
         links,
         referrers: lists,
+        ..
     } = stores;
     match call {
         Call::PutBlob(n) => format!("{:?}", put_blob(&**blobs, &blob(*n)).await),
@@ -413,6 +414,7 @@ impl Model {
             tags: Arc::clone(index) as _,
             links: Arc::clone(index) as _,
             referrers: Arc::clone(index) as _,
+            upkeep: None,
         }
     }
 }

@@ -341,6 +341,12 @@ impl Work {
         };
         let commit = sink.commit(verified);
         let committed = self.cache.store(StoreOperation::Commit, commit).await;
+        if committed.is_ok() {
+            let endpoint = self.obituary.0.look(|state| state.endpoint.clone());
+            self.cache
+                .note(link.target, &self.errand.origin, endpoint)
+                .await;
+        }
         if committed.is_ok() && self.cache.grant(&self.errand.origin, vec![link]).await {
             self.cache.health.took();
         }

@@ -6,7 +6,8 @@ use super::negative::Absent;
 use super::status::{BypassReason, CacheStatus, Served};
 use super::{CacheError, Fetched, Inner, RegistryCache};
 use crate::{
-    Caller, Digest, Link, LinkTarget, Manifest, Origin, Reference, StoreOperation, UpstreamError,
+    Answered, Caller, Digest, Link, LinkTarget, Manifest, Origin, Reference, StoreOperation,
+    UpstreamError,
 };
 
 /// A manifest that was found or fetched, and how.
@@ -106,13 +107,14 @@ impl Inner {
                 let upstream = &cache.entry(origin)?.upstream;
                 let manifest = upstream.manifest(origin.repository(), &reference, caller);
                 match cache.in_time(manifest).await? {
-                    Some(manifest) if manifest.digest() != digest => {
-                        let what = format!("asked for {digest}, it sends {}", manifest.digest());
+                    Some(fetched) if fetched.value.digest() != digest => {
+                        let sent = fetched.value.digest();
+                        let what = format!("asked for {digest}, it sends {sent}");
                         Err(UpstreamError::Protocol { what }.into())
                     }
-                    Some(manifest) => {
-                        cache.refuse_oversized(manifest.descriptor().size)?;
-                        Ok(Some(cache.keep_manifest(origin, manifest).await))
+                    Some(fetched) => {
+                        cache.refuse_oversized(fetched.value.descriptor().size)?;
+                        Ok(Some(cache.keep_manifest(origin, fetched).await))
                     }
                     None => {
                         cache.remember_absent(absent);
@@ -125,9 +127,18 @@ impl Inner {
     }
 
     /// Stores a manifest that came from `origin`, and then links it there (I6).
-    pub(super) async fn keep_manifest(&self, origin: &Origin, manifest: Manifest) -> Fetched {
+    pub(super) async fn keep_manifest(
+        &self,
+        origin: &Origin,
+        fetched: Answered<Manifest>,
+    ) -> Fetched {
+        let manifest = fetched.value;
         let put = self.stores.manifests.put_manifest(manifest.clone());
         let stored = self.store(StoreOperation::Index, put).await.is_ok();
+        if stored {
+            let target = LinkTarget::Manifest(manifest.digest());
+            self.note(target, origin, fetched.endpoint).await;
+        }
         if stored && self.grant_manifest(origin, &manifest).await {
             self.health.took();
         }

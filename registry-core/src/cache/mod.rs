@@ -42,9 +42,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::{
-    Caller, Clock, Digest, FetchedTags, Limits, Link, LinkTarget, Manifest, Origin, RangeRequest,
-    StoreError, StoreOperation, Stores, SystemClock, Tag, Timestamp, UpstreamBlob, UpstreamEntry,
-    UpstreamError, Upstreams, Validator,
+    Caller, Clock, Digest, FetchedTags, Limits, Link, LinkTarget, Manifest, Origin, Provenance,
+    RangeRequest, StoreError, StoreOperation, Stores, SystemClock, Tag, Timestamp, UpstreamBlob,
+    UpstreamEntry, UpstreamError, Upstreams, Validator,
 };
 use fill::Fills;
 use flight::Flights;
@@ -247,6 +247,21 @@ impl Inner {
     async fn grant(&self, origin: &Origin, links: Vec<Link>) -> bool {
         let link = self.stores.links.link(origin, links);
         self.store(StoreOperation::Index, link).await.is_ok()
+    }
+
+    /// Notes where content that was just stored came from. Without the note it is charged to
+    /// nobody, and nobody can tell: no client has to know.
+    async fn note(&self, target: LinkTarget, origin: &Origin, endpoint: Option<Arc<str>>) {
+        let Some(upkeep) = &self.stores.upkeep else {
+            return;
+        };
+        let provenance = Provenance {
+            origin: origin.clone(),
+            endpoint,
+            at: self.now(),
+        };
+        let note = upkeep.inventory.note(target, provenance);
+        let _ = self.store(StoreOperation::Index, note).await;
     }
 
     /// What the store answers, if it does so in time. A failure is noted.

@@ -105,6 +105,7 @@ impl Source {
             prior = None;
         };
         self.spool.agree(blob.size)?;
+        self.spool.sent_by(blob.endpoint.as_ref());
         let is_asked_part = blob.start == at;
         match range {
             _ if !is_asked_part => self.accept_another_part(&blob, at)?,

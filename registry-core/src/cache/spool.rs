@@ -45,6 +45,8 @@ pub(super) struct State {
     pieced: bool,
     /// The upstream is known to serve ranges.
     ranged: bool,
+    /// Who sent the first of the bytes.
+    pub(super) endpoint: Option<Arc<str>>,
     /// Parts that are being fetched apart from the rest.
     segments: usize,
     /// How many were begun in all.
@@ -177,6 +179,16 @@ impl Spool {
     pub(super) fn hashed(&self, bytes: u64) {
         self.state.send_if_modified(|state| {
             state.hashed = bytes;
+            false
+        });
+    }
+
+    /// Somebody sends bytes; of several, the first is remembered.
+    pub(super) fn sent_by(&self, endpoint: Option<&Arc<str>>) {
+        self.state.send_if_modified(|state| {
+            if state.endpoint.is_none() {
+                state.endpoint = endpoint.cloned();
+            }
             false
         });
     }

@@ -13,8 +13,8 @@ use super::standby::{Choice, Said, Standby};
 use super::status::{BypassReason, CacheStatus, Served};
 use super::{CacheError, Inner};
 use crate::{
-    Caller, Digest, Manifest, Origin, Reference, Resolution, StoreOperation, Tag, TagRecord,
-    UpstreamError, UpstreamPolicy,
+    Answered, Caller, Digest, Manifest, Origin, Reference, Resolution, StoreOperation, Tag,
+    TagRecord, UpstreamError, UpstreamPolicy,
 };
 
 /// A tag that can be served without the upstream.
@@ -41,7 +41,7 @@ impl Inner {
         tag: &Tag,
         caller: &Caller,
     ) -> Result<Served<Manifest>, CacheError> {
-        let policy = &self.entry(origin)?.policy;
+        let policy = self.entry(origin)?.policy(origin.repository());
         let absent = Absent::tag(origin, tag, caller);
         let standby = match self.held(origin, tag).await {
             Some(held) => {
@@ -117,7 +117,8 @@ impl Inner {
         let upstream = &self.entry(origin)?.upstream;
         let known = prior.as_ref().map(|record| record.digest);
         let resolution = upstream.resolve(origin.repository(), tag, known, caller);
-        let (digest, fetched) = match (self.in_time(resolution).await?, known) {
+        let resolution = self.in_time(resolution).await?;
+        let (digest, fetched) = match (resolution.value, known) {
             (Resolution::Unchanged, Some(known)) => (known, None),
             (Resolution::Names(descriptor), _) => {
                 self.refuse_oversized(descriptor.size)?;
@@ -126,7 +127,11 @@ impl Inner {
             (Resolution::Fetched(manifest), _) => {
                 self.refuse_oversized(manifest.descriptor().size)?;
                 let digest = manifest.digest();
-                (digest, Some(self.keep_manifest(origin, manifest).await))
+                let fetched = Answered {
+                    value: manifest,
+                    endpoint: resolution.endpoint,
+                };
+                (digest, Some(self.keep_manifest(origin, fetched).await))
             }
             (Resolution::Absent, _) => {
                 self.remember_absent(Absent::tag(origin, tag, caller));
@@ -183,12 +188,12 @@ impl Inner {
         let reference = Reference::Tag(tag.clone());
         let upstream = &self.entry(origin)?.upstream;
         let manifest = upstream.manifest(origin.repository(), &reference, caller);
-        let Some(manifest) = self.in_time(manifest).await? else {
+        let Some(fetched) = self.in_time(manifest).await? else {
             let what = "it tells what a tag names, and has no such manifest".to_owned();
             return Err(UpstreamError::Protocol { what }.into());
         };
-        self.refuse_oversized(manifest.descriptor().size)?;
-        let fetched = self.keep_manifest(origin, manifest).await;
+        self.refuse_oversized(fetched.value.descriptor().size)?;
+        let fetched = self.keep_manifest(origin, fetched).await;
         Ok(Resolved::fetched(fetched))
     }
 

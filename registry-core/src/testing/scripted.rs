@@ -9,9 +9,9 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
 
 use crate::{
-    Algorithm, ByteRange, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest, Reference,
-    Referrers, Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError,
-    Validator,
+    Algorithm, Answered, ByteRange, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest,
+    Reference, Referrers, Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob,
+    UpstreamError, Validator,
 };
 
 /// Bytes in one piece of an unscripted body.
@@ -401,6 +401,7 @@ impl ScriptedUpstream {
             size: Some(size).filter(|_| !script.hides_size),
             start: range.start(),
             validator: Some(validator),
+            endpoint: None,
             stream: self.counted(play(pieces)),
         }
     }
@@ -440,10 +441,10 @@ impl Upstream for ScriptedUpstream {
         tag: &'a Tag,
         prior: Option<Digest>,
         _caller: &'a Caller,
-    ) -> BoxFuture<'a, Result<Resolution, UpstreamError>> {
+    ) -> BoxFuture<'a, Result<Answered<Resolution>, UpstreamError>> {
         Box::pin(async move {
             if let Err(error) = self.act(Call::Resolve, |calls| &mut calls.resolve).await {
-                return absent_or(error, Resolution::Absent);
+                return absent_or(error, Answered::new(Resolution::Absent));
             }
             let named = self.of(repository, |content| {
                 content
@@ -451,11 +452,11 @@ impl Upstream for ScriptedUpstream {
                     .get(content.tags.get(tag)?)
                     .map(|m| m.descriptor().clone())
             });
-            Ok(match named {
+            Ok(Answered::new(match named {
                 None => Resolution::Absent,
                 Some(descriptor) if Some(descriptor.digest) == prior => Resolution::Unchanged,
                 Some(descriptor) => Resolution::Names(descriptor),
-            })
+            }))
         })
     }
 
@@ -464,11 +465,13 @@ impl Upstream for ScriptedUpstream {
         repository: &'a Repository,
         reference: &'a Reference,
         _caller: &'a Caller,
-    ) -> BoxFuture<'a, Result<Option<Manifest>, UpstreamError>> {
+    ) -> BoxFuture<'a, Result<Option<Answered<Manifest>>, UpstreamError>> {
         Box::pin(async move {
             match self.act(Call::Manifest, |calls| &mut calls.manifest).await {
                 Err(error) => return absent_or(error, None),
-                Ok(Some(Scripted::Manifest(manifest))) => return Ok(Some(manifest)),
+                Ok(Some(Scripted::Manifest(manifest))) => {
+                    return Ok(Some(Answered::new(manifest)));
+                }
                 Ok(_) => {}
             }
             Ok(self.of(repository, |content| {
@@ -476,7 +479,7 @@ impl Upstream for ScriptedUpstream {
                     Reference::Tag(tag) => content.tags.get(tag)?,
                     Reference::Digest(digest) => digest,
                 };
-                content.manifests.get(digest).cloned()
+                content.manifests.get(digest).cloned().map(Answered::new)
             }))
         })
     }
@@ -542,6 +545,7 @@ impl Upstream for ScriptedUpstream {
                         size,
                         start,
                         validator: None,
+                        endpoint: None,
                         stream,
                     }));
                 }

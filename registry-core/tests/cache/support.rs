@@ -42,8 +42,8 @@ impl Mirror {
         for (name, upstream) in [("one.example", &one), ("two.example", &two)] {
             let upstream = Arc::clone(upstream) as _;
             let entry = UpstreamEntry {
-                upstream,
                 policy: policy.clone(),
+                ..UpstreamEntry::new(upstream)
             };
             upstreams.insert(UpstreamId::parse(name).unwrap(), entry);
         }

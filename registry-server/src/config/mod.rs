@@ -337,6 +337,7 @@ impl UpstreamConfig {
             tag_ttl: self.tag_ttl.unwrap_or(tag_ttl),
             tag_budget: self.tag_budget,
             forward_not_found: self.forward_not_found,
+            ..UpstreamPolicy::default()
         }
     }
 }

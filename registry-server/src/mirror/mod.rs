@@ -271,7 +271,11 @@ fn upstreams_of(
                 ..UpstreamPolicy::default()
             },
         };
-        upstreams.insert(id, UpstreamEntry { upstream, policy });
+        let entry = UpstreamEntry {
+            policy,
+            ..UpstreamEntry::new(upstream)
+        };
+        upstreams.insert(id, entry);
     }
     let trust = SystemTrust::default();
     for (id, settings) in &config.upstreams {
@@ -286,7 +290,11 @@ fn upstreams_of(
         };
         metrics.watch(&upstream);
         let policy = settings.policy(config.tag_ttl);
-        upstreams.insert(id.clone(), UpstreamEntry { upstream, policy });
+        let entry = UpstreamEntry {
+            policy,
+            ..UpstreamEntry::new(upstream)
+        };
+        upstreams.insert(id.clone(), entry);
     }
     Ok(upstreams)
 }

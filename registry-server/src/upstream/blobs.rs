@@ -33,7 +33,11 @@ impl HttpUpstream {
         };
         let idle_max = self.transport.budgets().body_idle;
         let attempt = |visit| fetch_at(visit, &question, digest, range, idle_max);
-        self.transport.ask_for_blob(digest, attempt).await
+        let blob = self.transport.ask_for_blob(digest, attempt).await?;
+        Ok(blob.map(|blob| UpstreamBlob {
+            endpoint: blob.endpoint,
+            ..blob.value
+        }))
     }
 
     pub(super) async fn ask_blob(
@@ -42,7 +46,8 @@ impl HttpUpstream {
         digest: Digest,
     ) -> Result<Option<Option<u64>>, UpstreamError> {
         let attempt = |visit| weigh_at(visit, repository, digest);
-        self.transport.ask(attempt).await
+        let size = self.transport.ask(attempt).await?;
+        Ok(size.map(|size| size.value))
     }
 }
 
@@ -68,6 +73,7 @@ async fn fetch_at(
         size: extent.size,
         start: extent.start,
         validator,
+        endpoint: None,
         stream,
     }))
 }

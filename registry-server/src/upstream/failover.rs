@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use registry_core::{Clock as _, Digest, SystemClock, UpstreamError};
+use registry_core::{Answered, Clock as _, Digest, SystemClock, UpstreamError};
 use tokio::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
@@ -36,7 +36,7 @@ impl Transport {
     pub(super) async fn ask<T, A>(
         self: &Arc<Self>,
         attempt: impl Fn(Visit) -> A,
-    ) -> Result<Option<T>, UpstreamError>
+    ) -> Result<Option<Answered<T>>, UpstreamError>
     where
         A: Future<Output = Result<Option<T>, UpstreamError>>,
     {
@@ -49,7 +49,7 @@ impl Transport {
         self: &Arc<Self>,
         digest: Digest,
         attempt: impl Fn(Visit) -> A,
-    ) -> Result<Option<T>, UpstreamError>
+    ) -> Result<Option<Answered<T>>, UpstreamError>
     where
         A: Future<Output = Result<Option<T>, UpstreamError>>,
     {
@@ -61,7 +61,7 @@ impl Transport {
         self: &Arc<Self>,
         first: usize,
         attempt: impl Fn(Visit) -> A,
-    ) -> Result<Option<T>, UpstreamError>
+    ) -> Result<Option<Answered<T>>, UpstreamError>
     where
         A: Future<Output = Result<Option<T>, UpstreamError>>,
     {
@@ -85,7 +85,10 @@ impl Transport {
                 deadline,
             };
             match attempt(visit).await {
-                Ok(Some(answer)) => return Ok(Some(answer)),
+                Ok(Some(value)) => {
+                    let endpoint = Some(endpoint.name().into());
+                    return Ok(Some(Answered { value, endpoint }));
+                }
                 Ok(None) if self.next_on_not_found => {}
                 Ok(None) => return Ok(None),
                 Err(error) => {

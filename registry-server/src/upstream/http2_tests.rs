@@ -86,7 +86,7 @@ async fn http2_is_spoken_and_its_bodies_are_whole_or_an_error() {
     let reference = Reference::parse("latest").unwrap();
     let caller = Caller::Anonymous;
     let manifest = upstream.manifest(&repository, &reference, &caller).await;
-    assert_eq!(manifest.unwrap().unwrap().bytes(), MANIFEST);
+    assert_eq!(manifest.unwrap().unwrap().value.bytes(), MANIFEST);
     for (kind, whole) in [(WHOLE, true), (SHORT, false), (RESET, false), (LONG, false)] {
         let digest = Digest::parse(&format!("sha256:{}", kind.to_string().repeat(64))).unwrap();
         let blob = upstream

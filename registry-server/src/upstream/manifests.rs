@@ -3,7 +3,8 @@
 use http::header::{ACCEPT, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use registry_core::{
-    Descriptor, Digest, Manifest, MediaType, Reference, Repository, Resolution, Tag, UpstreamError,
+    Answered, Descriptor, Digest, Manifest, MediaType, Reference, Repository, Resolution, Tag,
+    UpstreamError,
 };
 
 use super::HttpUpstream;
@@ -18,18 +19,18 @@ impl HttpUpstream {
         repository: &Repository,
         tag: &Tag,
         prior: Option<Digest>,
-    ) -> Result<Resolution, UpstreamError> {
+    ) -> Result<Answered<Resolution>, UpstreamError> {
         let bytes_max = self.manifest_bytes_max;
         let attempt = |visit| resolve_at(visit, repository, tag, prior, bytes_max);
         let resolution = self.transport.ask(attempt).await?;
-        Ok(resolution.unwrap_or(Resolution::Absent))
+        Ok(resolution.unwrap_or(Answered::new(Resolution::Absent)))
     }
 
     pub(super) async fn fetch_manifest(
         &self,
         repository: &Repository,
         reference: &Reference,
-    ) -> Result<Option<Manifest>, UpstreamError> {
+    ) -> Result<Option<Answered<Manifest>>, UpstreamError> {
         let question = question(Method::GET, repository, &reference.to_string(), None);
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),

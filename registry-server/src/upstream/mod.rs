@@ -50,8 +50,9 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt as _};
 use registry_core::{
-    Caller, Digest, FetchedTags, Manifest, RangeRequest, Reference, Referrers, Repository,
-    Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId, Validator,
+    Answered, Caller, Digest, FetchedTags, Manifest, RangeRequest, Reference, Referrers,
+    Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId,
+    Validator,
 };
 use tokio_util::sync::DropGuard;
 
@@ -136,7 +137,7 @@ impl Upstream for HttpUpstream {
         tag: &'a Tag,
         prior: Option<Digest>,
         _: &'a Caller,
-    ) -> BoxFuture<'a, Result<Resolution, UpstreamError>> {
+    ) -> BoxFuture<'a, Result<Answered<Resolution>, UpstreamError>> {
         self.ask_tag(repository, tag, prior).boxed()
     }
 
@@ -145,7 +146,7 @@ impl Upstream for HttpUpstream {
         repository: &'a Repository,
         reference: &'a Reference,
         _: &'a Caller,
-    ) -> BoxFuture<'a, Result<Option<Manifest>, UpstreamError>> {
+    ) -> BoxFuture<'a, Result<Option<Answered<Manifest>>, UpstreamError>> {
         self.fetch_manifest(repository, reference).boxed()
     }
 

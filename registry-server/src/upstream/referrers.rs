@@ -21,7 +21,8 @@ impl HttpUpstream {
         subject: Digest,
     ) -> Result<Option<Referrers>, UpstreamError> {
         let attempt = |visit| list_at(visit, repository, subject);
-        self.transport.ask(attempt).await
+        let referrers = self.transport.ask(attempt).await?;
+        Ok(referrers.map(|referrers| referrers.value))
     }
 }
 

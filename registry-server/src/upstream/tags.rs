@@ -21,7 +21,8 @@ impl HttpUpstream {
         page: TagPage<'_>,
     ) -> Result<Option<FetchedTags>, UpstreamError> {
         let attempt = |visit| list_at(visit, repository, page);
-        self.transport.ask(attempt).await
+        let page = self.transport.ask(attempt).await?;
+        Ok(page.map(|page| page.value))
     }
 }
 

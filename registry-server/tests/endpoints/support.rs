@@ -74,7 +74,7 @@ impl Asked {
     pub(crate) async fn resolve(&self, tag: &str) -> Result<Resolution, UpstreamError> {
         let (tag, caller) = (Tag::parse(tag).unwrap(), Caller::Anonymous);
         let resolving = self.upstream.resolve(&self.repository, &tag, None, &caller);
-        resolving.await
+        Ok(resolving.await?.value)
     }
 
     pub(crate) async fn manifest(&self, digest: Digest) -> Result<Option<Bytes>, UpstreamError> {
@@ -82,7 +82,9 @@ impl Asked {
         let fetching = self
             .upstream
             .manifest(&self.repository, &reference, &caller);
-        Ok(fetching.await?.map(|manifest| manifest.bytes().clone()))
+        Ok(fetching
+            .await?
+            .map(|manifest| manifest.value.bytes().clone()))
     }
 
     pub(crate) async fn has_manifest(&self, digest: Digest) -> Result<bool, UpstreamError> {

@@ -86,8 +86,8 @@ impl Mirror {
             ("localhost:5001", &local),
         ] {
             let entry = UpstreamEntry {
-                upstream: Arc::clone(upstream) as _,
                 policy: setup.policy.clone(),
+                ..UpstreamEntry::new(Arc::clone(upstream) as _)
             };
             upstreams.insert(UpstreamId::parse(id).unwrap(), entry);
         }

@@ -59,6 +59,7 @@ pub async fn records_do_not_hang_together(stores: Stores) {
         tags,
         links,
         referrers,
+        ..
     } = stores;
     let at = origin("x", "a");
     let name = tag("latest");
