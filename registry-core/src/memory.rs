@@ -2,11 +2,14 @@
 //!
 //! It is written to be obviously right, not fast: one lock, ordered maps, copies where a reader
 //! and a writer would otherwise have to agree on something. What it answers is what every other
-//! store has to answer. It has no limit of its own, so it is for tests, examples and small tools.
+//! store has to answer. It has no limit unless it is given one, so it is for tests, examples and
+//! small tools.
 
+mod kept;
 mod sink;
+mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,43 +19,96 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 
 use crate::{
-    BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Digest, Link, LinkStore,
-    LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, ReferrersRecord, ReferrersStore,
-    StoreError, Tag, TagRecord, TagStore, UpstreamId,
+    BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Clock, Digest, Link,
+    LinkStore, LinkTarget, Manifest, ManifestStore, Origin, Pin, RangeRequest, ReferrersRecord,
+    ReferrersStore, Removal, StoreError, StoreOperation, SystemClock, Tag, TagRecord, TagStore,
+    Timestamp, UpstreamId,
 };
+use kept::Kept;
 use sink::{MemorySink, Unfinished};
 
 /// Bytes in one item of a blob's stream.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// All five stores in memory. Cloning shares the content; it is gone with the last clone.
-#[derive(Clone, Default)]
+/// All five stores in memory, and their upkeep. Cloning shares the content; it is gone with the last
+/// clone.
+#[derive(Clone)]
 pub struct MemoryStore {
     content: Shared,
 }
 
 type Shared = Arc<Mutex<Content>>;
 
-#[derive(Default)]
 struct Content {
+    /// Bytes that all blobs and manifests may take together, unfinished ones included.
+    capacity: Option<u64>,
+    kept: Kept,
     blobs: BTreeMap<Digest, Bytes>,
     unfinished: Unfinished,
+    /// Bytes that are in sinks which neither ended nor were dropped.
+    writing: u64,
     manifests: BTreeMap<Digest, Manifest>,
     /// No origin has an empty map: one without tags is not there.
     tags: BTreeMap<Origin, BTreeMap<Tag, TagRecord>>,
     /// No origin has an empty map: one without links is not listed.
     links: BTreeMap<Origin, BTreeMap<LinkTarget, Option<u64>>>,
     referrers: BTreeMap<Origin, BTreeMap<Digest, ReferrersRecord>>,
+    pins: BTreeMap<Pin, Timestamp>,
+    /// The latest comes last.
+    removals: VecDeque<Removal>,
+}
+
+impl Content {
+    /// Removes a blob; whether it was there.
+    fn remove_blob(&mut self, digest: Digest) -> bool {
+        self.kept.remove_blob(digest);
+        self.blobs.remove(&digest).is_some()
+    }
+
+    /// Fails where there is no room for so many bytes more.
+    fn check_room(&self, bytes: u64, operation: StoreOperation) -> Result<(), StoreError> {
+        match self.free_bytes() {
+            Some(free) if bytes > free => Err(StoreError::NoSpace { operation }),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// An empty store, on the system's clock.
     pub fn new() -> Self {
-        Self::default()
+        Self::with(Arc::new(SystemClock), None)
+    }
+
+    /// An empty store which tells by this clock when something is used; with room for `capacity`
+    /// bytes of content, unfinished blobs included, where that is told.
+    pub fn with(clock: Arc<dyn Clock>, capacity: Option<u64>) -> Self {
+        let content = Content {
+            capacity,
+            kept: Kept::new(clock),
+            blobs: BTreeMap::new(),
+            unfinished: Unfinished::default(),
+            writing: 0,
+            manifests: BTreeMap::new(),
+            tags: BTreeMap::new(),
+            links: BTreeMap::new(),
+            referrers: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            removals: VecDeque::new(),
+        };
+        Self {
+            content: Arc::new(Mutex::new(content)),
+        }
     }
 
     fn content(&self) -> MutexGuard<'_, Content> {
         lock(&self.content)
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -85,7 +141,9 @@ impl BlobStore for MemoryStore {
         range: Option<RangeRequest>,
     ) -> BoxFuture<'_, Result<Option<BlobBody>, StoreError>> {
         Box::pin(async move {
-            let blob = self.content().blobs.get(&digest).cloned();
+            let mut content = self.content();
+            content.kept.access(LinkTarget::Blob(digest));
+            let blob = content.blobs.get(&digest).cloned();
             Ok(blob.map(|bytes| body(&bytes, range)))
         })
     }
@@ -93,16 +151,21 @@ impl BlobStore for MemoryStore {
     fn stage(
         &self,
         digest: Digest,
-        _size_hint: Option<u64>,
+        size_hint: Option<u64>,
     ) -> BoxFuture<'_, Result<Arc<dyn BlobSink>, StoreError>> {
         Box::pin(async move {
+            let content = self.content();
+            let more = size_hint.unwrap_or_default();
+            let more = more.saturating_sub(content.unfinished.bytes_of(digest));
+            content.check_room(more, StoreOperation::Write)?;
+            drop(content);
             let sink = MemorySink::stage(&self.content, digest);
             Ok(Arc::new(sink) as Arc<dyn BlobSink>)
         })
     }
 
     fn remove(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(async move { Ok(self.content().blobs.remove(&digest).is_some()) })
+        Box::pin(async move { Ok(self.content().remove_blob(digest)) })
     }
 
     fn list(&self) -> BoxStream<'_, Result<BlobStat, StoreError>> {
@@ -143,20 +206,37 @@ fn body(bytes: &Bytes, range: Option<RangeRequest>) -> BlobBody {
 
 impl ManifestStore for MemoryStore {
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>> {
-        Box::pin(async move { Ok(self.content().manifests.get(&digest).cloned()) })
+        Box::pin(async move {
+            let mut content = self.content();
+            content.kept.access(LinkTarget::Manifest(digest));
+            Ok(content.manifests.get(&digest).cloned())
+        })
     }
 
     fn put_manifest(&self, manifest: Manifest) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let mut content = self.content();
-            let kept = content.manifests.entry(manifest.digest());
-            kept.or_insert(manifest);
+            let digest = manifest.digest();
+            if content.manifests.contains_key(&digest) {
+                content.kept.access(LinkTarget::Manifest(digest));
+                return Ok(());
+            }
+            content.check_room(manifest.descriptor().size, StoreOperation::Write)?;
+            content.kept.add_manifest(&manifest);
+            content.manifests.insert(digest, manifest);
             Ok(())
         })
     }
 
     fn remove_manifest(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(async move { Ok(self.content().manifests.remove(&digest).is_some()) })
+        Box::pin(async move {
+            let mut content = self.content();
+            let removed = content.manifests.remove(&digest);
+            if let Some(manifest) = &removed {
+                content.kept.remove_manifest(manifest);
+            }
+            Ok(removed.is_some())
+        })
     }
 }
 

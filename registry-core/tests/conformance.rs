@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use registry_core::testing::{FaultingStore, conformance};
-use registry_core::{MemoryStore, Stores};
+use registry_core::{Clock, MemoryStore, Stores};
 
 macro_rules! conforms {
-    ($name:ident, $make:expr) => {
+    ($name:ident, $make:expr, $on_clock:expr) => {
         mod $name {
             use super::*;
 
@@ -45,16 +45,38 @@ macro_rules! conforms {
             async fn together() {
                 conformance::together::all(async || Stores::of($make)).await;
             }
+
+            #[tokio::test]
+            async fn inventory() {
+                conformance::inventory::all(async |clock| {
+                    let store = $on_clock(clock as _);
+                    Stores::of(Arc::clone(&store)).kept_by(store)
+                })
+                .await;
+            }
+
+            #[tokio::test]
+            async fn journal() {
+                conformance::journal::all(async || $make as _).await;
+            }
         }
     };
 }
 
-conforms!(memory, Arc::new(MemoryStore::new()));
+fn on(clock: Arc<dyn Clock>) -> MemoryStore {
+    MemoryStore::with(clock, None)
+}
+
+conforms!(memory, Arc::new(MemoryStore::new()), |clock| Arc::new(on(
+    clock
+)));
 conforms!(
     faulting_without_faults,
-    Arc::new(FaultingStore::new(MemoryStore::new()))
+    Arc::new(FaultingStore::new(MemoryStore::new())),
+    |clock| Arc::new(FaultingStore::new(on(clock)))
 );
 conforms!(
     faulting_twice,
-    Arc::new(FaultingStore::new(FaultingStore::new(MemoryStore::new())))
+    Arc::new(FaultingStore::new(FaultingStore::new(MemoryStore::new()))),
+    |clock| Arc::new(FaultingStore::new(FaultingStore::new(on(clock))))
 );

@@ -20,6 +20,15 @@ const UNFINISHED_MAX: usize = 16;
 pub(super) struct Unfinished(VecDeque<(Digest, Bytes)>);
 
 impl Unfinished {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    pub(super) fn bytes_of(&self, digest: Digest) -> u64 {
+        let left = self.0.iter().find(|(of, _)| *of == digest);
+        left.map_or(0, |(_, bytes)| bytes.len() as u64)
+    }
+
     fn take(&mut self, digest: Digest) -> Option<Bytes> {
         let at = self.0.iter().position(|(of, _)| *of == digest)?;
         self.0.remove(at).map(|(_, bytes)| bytes)
@@ -52,9 +61,13 @@ pub(super) struct MemorySink {
 
 impl MemorySink {
     pub(super) fn stage(content: &Shared, digest: Digest) -> Self {
-        let kept = lock(content).unfinished.take(digest).unwrap_or_default();
+        let mut shared = lock(content);
+        let kept = shared.unfinished.take(digest).unwrap_or_default();
+        shared.writing += kept.len() as u64;
+        drop(shared);
         let mut written = Written {
             checkpoint: kept.len() as u64,
+            counted: kept.len() as u64,
             ..Written::default()
         };
         if !kept.is_empty() {
@@ -83,10 +96,30 @@ impl MemorySink {
         }
         let blob = written.first(whole);
         written.state = State::Ended;
-        drop(written);
         let mut content = lock(&self.content);
+        content.writing -= written.let_go();
+        drop(written);
         content.unfinished.take(self.digest);
-        content.blobs.entry(self.digest).or_insert(blob);
+        if !content.blobs.contains_key(&self.digest) {
+            content.kept.add_blob(self.digest, whole);
+            content.blobs.insert(self.digest, blob);
+        }
+        Ok(())
+    }
+
+    /// Writes, where there is room for it.
+    fn write_now(&self, offset: u64, chunk: Bytes) -> Result<(), StoreError> {
+        let bytes = chunk.len() as u64;
+        let mut written = lock(&self.spool.0);
+        written.check_usable(StoreOperation::Write)?;
+        let mut content = lock(&self.content);
+        if let Err(error) = content.check_room(bytes, StoreOperation::Write) {
+            written.state = State::Sealed;
+            return Err(error);
+        }
+        written.write(offset, chunk)?;
+        written.counted += bytes;
+        content.writing += bytes;
         Ok(())
     }
 }
@@ -97,7 +130,7 @@ impl BlobSink for MemorySink {
     }
 
     fn write_at(&self, offset: u64, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { lock(&self.spool.0).write(offset, chunk) })
+        Box::pin(async move { self.write_now(offset, chunk) })
     }
 
     fn checkpoint(&self, offset: u64) {
@@ -114,19 +147,22 @@ impl BlobSink for MemorySink {
     }
 
     fn discard(self: Arc<Self>) {
-        lock(&self.spool.0).state = State::Ended;
+        let mut written = lock(&self.spool.0);
+        written.state = State::Ended;
+        lock(&self.content).writing -= written.let_go();
     }
 }
 
 impl Drop for MemorySink {
     fn drop(&mut self) {
-        let written = lock(&self.spool.0);
+        let mut written = lock(&self.spool.0);
         if matches!(written.state, State::Ended) {
             return;
         }
         let left = written.first(written.checkpoint.min(written.prefix()));
-        drop(written);
         let mut content = lock(&self.content);
+        content.writing -= written.let_go();
+        drop(written);
         if !content.blobs.contains_key(&self.digest) {
             content.unfinished.keep(self.digest, left);
         }
@@ -142,6 +178,8 @@ struct Written {
     /// By their offsets; none is empty, and no two overlap.
     chunks: BTreeMap<u64, Bytes>,
     checkpoint: u64,
+    /// Bytes of it that the store counts as being written.
+    counted: u64,
     state: State,
 }
 
@@ -180,6 +218,11 @@ impl Written {
         }
         self.chunks.insert(offset, chunk);
         Ok(())
+    }
+
+    /// The bytes that the store is to count no longer.
+    fn let_go(&mut self) -> u64 {
+        std::mem::take(&mut self.counted)
     }
 
     /// Where the last chunk ends.

@@ -1,7 +1,8 @@
 //! What every store has to do, as tests that any implementor runs.
 //!
 //! A suite is a module: [`blobs`] (with [`sinks`]), [`manifests`], [`tags`], [`links`],
-//! [`referrers`], and [`together`] for a store that is all five. Its `all` takes a function that
+//! [`referrers`], and [`together`] for a store that is all five; [`inventory`] and [`journal`] for
+//! one that has upkeep. Its `all` takes a function that
 //! makes a fresh, empty store, and runs every case on one of its own; a case is also a public
 //! function, to be run alone while one works on it. A case panics where the store breaks a promise
 //! of its contract, and says which.
@@ -16,6 +17,8 @@
 //! ```
 
 pub mod blobs;
+pub mod inventory;
+pub mod journal;
 pub mod links;
 pub mod manifests;
 pub mod referrers;

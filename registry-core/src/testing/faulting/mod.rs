@@ -1,6 +1,7 @@
 //! A store that fails, or stands still, exactly when a test says so.
 
 mod script;
+mod upkeep;
 
 use std::sync::Arc;
 

@@ -43,13 +43,32 @@ pub enum StoreCall {
     Referrers,
     PutReferrers,
     RemoveReferrers,
+    Usage,
+    Charges,
+    Coldest,
+    Postpone,
+    Record,
+    Note,
+    NamedBy,
+    LinkedIn,
+    TaggedAs,
+    Manifests,
+    PeekManifest,
+    PeekBlob,
+    Forget,
+    RemoveUnused,
+    PutPin,
+    RemovePin,
+    Pins,
+    PutRemoval,
+    Removals,
 }
 
 impl StoreCall {
     fn operation(self) -> StoreOperation {
         match self {
             Self::Stat => StoreOperation::Stat,
-            Self::Open | Self::ReadAt => StoreOperation::Read,
+            Self::Open | Self::ReadAt | Self::PeekBlob => StoreOperation::Read,
             Self::Stage | Self::Append | Self::Checkpoint => StoreOperation::Write,
             Self::Commit => StoreOperation::Commit,
             Self::Discard
@@ -57,7 +76,10 @@ impl StoreCall {
             | Self::RemoveManifest
             | Self::RemoveTag
             | Self::Unlink
-            | Self::RemoveReferrers => StoreOperation::Remove,
+            | Self::RemoveReferrers
+            | Self::Forget
+            | Self::RemoveUnused
+            | Self::RemovePin => StoreOperation::Remove,
             Self::List => StoreOperation::List,
             Self::Manifest
             | Self::PutManifest
@@ -68,7 +90,22 @@ impl StoreCall {
             | Self::Link
             | Self::Origins
             | Self::Referrers
-            | Self::PutReferrers => StoreOperation::Index,
+            | Self::PutReferrers
+            | Self::Usage
+            | Self::Charges
+            | Self::Coldest
+            | Self::Postpone
+            | Self::Record
+            | Self::Note
+            | Self::NamedBy
+            | Self::LinkedIn
+            | Self::TaggedAs
+            | Self::Manifests
+            | Self::PeekManifest
+            | Self::PutPin
+            | Self::Pins
+            | Self::PutRemoval
+            | Self::Removals => StoreOperation::Index,
         }
     }
 }
