@@ -50,7 +50,7 @@ pub use manifest::{Manifest, ManifestError};
 pub use media_type::{MediaType, MediaTypeError};
 pub use memory::MemoryStore;
 pub use name::{NameError, Origin, Reference, Repository, Tag, UpstreamId};
-pub use pattern::{PatternError, RepositoryPattern};
+pub use pattern::{PatternError, RepositoryPattern, Specificity};
 pub use pin::{Pin, PinError};
 pub use progress::{Progress, ProgressMade};
 pub use range::{ByteRange, RangeRequest};

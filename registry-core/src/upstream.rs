@@ -320,7 +320,7 @@ impl Default for UpstreamPolicy {
 pub struct RetentionRule {
     /// Bytes that all of it may take together; what was used longest ago goes first.
     pub bytes_max: Option<u64>,
-    /// How long content is kept that nobody uses.
+    /// How long content is kept that nobody uses; [`Duration::MAX`] for as long as there is room.
     pub idle_max: Option<Duration>,
     /// Whether it is never evicted, whatever the limits.
     pub exempt: bool,

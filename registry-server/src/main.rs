@@ -31,6 +31,13 @@ const FILE_HELP: &str = r#"An example of a configuration file:
   tag_budget = "3s"       # how long a pull waits for it where something cached can answer
   on_not_found = "stale"  # or "forward": what is gone there is gone here
 
+  [upstream."registry.example.org".repository."org/**"]
+  max_size = "20GiB"      # most bytes to keep of these
+  frozen = true           # tags that are cached are never asked for again
+
+Both tables also take max_idle and evict (false: stay, whatever the limits). Where several patterns
+match, the most specific decides.
+
 An upstream also takes ca_file, client_cert_file with client_key_file, insecure_skip_verify, realms,
 proxy, no_proxy, connect_budget, headers_budget, body_idle_budget, total_budget,
 next_endpoint_on_not_found and private_redirects; and credentials: username with password,
@@ -60,7 +67,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT; a second one ends at once what is still being answered
-    Serve(Flags),
+    Serve(Box<Flags>),
     /// Print the hosts.toml that points containerd at a mirror
     HostsToml(HostsToml),
 }
@@ -77,7 +84,7 @@ fn main() -> ExitCode {
     let line = CommandLine::parse();
     let flags = match line.command {
         Some(Command::HostsToml(arguments)) => return print_hosts_toml(arguments),
-        Some(Command::Serve(flags)) => flags,
+        Some(Command::Serve(flags)) => *flags,
         None => line.flags,
     };
     match load(flags) {

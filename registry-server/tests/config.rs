@@ -10,9 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser as _;
-use registry_core::UpstreamId;
-use registry_server::config::{Config, ConfigErrors, Flags, LogFilter, LogFormat};
+use registry_core::testing::ScriptedUpstream;
+use registry_core::{Repository, RetentionRule, UpstreamEntry, UpstreamId, UpstreamPolicy};
+use registry_server::config::{AdminToken, Config, ConfigErrors, Flags, LogFilter, LogFormat};
 use registry_server::upstream::{Budgets, Proxies};
+use registry_storage::Reserve;
 use tempfile::TempDir;
 
 #[derive(clap::Parser)]
@@ -143,7 +145,7 @@ struct Row {
     read: fn(&Config) -> String,
 }
 
-const ROWS: [Row; 6] = [
+const ROWS: [Row; 14] = [
     Row {
         flag: "--listen",
         variable: "REGISTRY_LISTEN",
@@ -190,7 +192,80 @@ const ROWS: [Row; 6] = [
             found.unwrap().to_owned()
         },
     },
+    Row {
+        flag: "--max-size",
+        variable: "REGISTRY_MAX_SIZE",
+        key: "max_size",
+        values: ["1GiB", "2GiB", "3GiB"],
+        read: |config| match config.retention.bytes_max {
+            Some(bytes) => format!("{}GiB", bytes >> 30),
+            None => String::new(),
+        },
+    },
+    Row {
+        flag: "--reserve",
+        variable: "REGISTRY_RESERVE",
+        key: "reserve",
+        values: ["1%", "2%", "3%"],
+        read: |config| match config.reserve {
+            Reserve::Percent(percent) => format!("{percent}%"),
+            Reserve::Bytes(bytes) => format!("{bytes}B"),
+        },
+    },
+    Row {
+        flag: "--high-watermark",
+        variable: "REGISTRY_HIGH_WATERMARK",
+        key: "high_watermark",
+        values: ["96%", "97%", "99%"],
+        read: |config| format!("{}%", config.retention.high_watermark),
+    },
+    Row {
+        flag: "--low-watermark",
+        variable: "REGISTRY_LOW_WATERMARK",
+        key: "low_watermark",
+        values: ["1%", "2%", "3%"],
+        read: |config| format!("{}%", config.retention.low_watermark),
+    },
+    Row {
+        flag: "--max-idle",
+        variable: "REGISTRY_MAX_IDLE",
+        key: "max_idle",
+        values: ["1day", "2days", "3days"],
+        read: |config| duration_or_never(config.retention.idle_max),
+    },
+    Row {
+        flag: "--verify-every",
+        variable: "REGISTRY_VERIFY_EVERY",
+        key: "verify_every",
+        values: ["1day", "2days", "never"],
+        read: |config| duration_or_never(config.verification.every),
+    },
+    Row {
+        flag: "--verify-rate",
+        variable: "REGISTRY_VERIFY_RATE",
+        key: "verify_rate",
+        values: ["1MiB", "2MiB", "3MiB"],
+        read: |config| format!("{}MiB", config.verification.bytes_per_second >> 20),
+    },
+    Row {
+        flag: "--admin-token-file",
+        variable: "REGISTRY_ADMIN_TOKEN_FILE",
+        key: "admin_token_file",
+        values: ["/etc/hostname", "/etc/passwd", "/etc/group"],
+        read: |config| {
+            format!("{:?}", config.admin_token)
+                .replace("File(\"", "")
+                .replace("\")", "")
+        },
+    },
 ];
+
+fn duration_or_never(duration: Option<Duration>) -> String {
+    match duration {
+        Some(duration) => humantime::format_duration(duration).to_string(),
+        None => "never".to_owned(),
+    }
+}
 
 #[test]
 fn flags_override_the_environment_and_the_environment_the_file() {
@@ -297,8 +372,8 @@ fn upstreams_of_every_layer_come_together() {
     }
     // What the file says beyond the endpoints stays.
     let a = &config.upstreams[&id("a.example")];
-    assert_eq!(a.tag_ttl, Some(Duration::from_secs(60)));
-    assert!(config.upstreams[&id("quay.io")].forward_not_found);
+    assert_eq!(a.rules.tag_ttl, Some(Duration::from_secs(60)));
+    assert!(config.upstreams[&id("quay.io")].rules.forward_not_found == Some(true));
 }
 
 #[test]
@@ -424,8 +499,63 @@ fn mistakes_in_flags_and_environment_name_them() {
         (
             "--max-size",
             "REGISTRY_MAX_SIZE",
-            "10GiB",
-            "not supported yet",
+            "10",
+            "\"10\" is a size without a unit; write for example 50GiB",
+        ),
+        ("--max-size", "REGISTRY_MAX_SIZE", "0B", "is no room at all"),
+        ("--max-size", "REGISTRY_MAX_SIZE", "10GiC", "is not a size"),
+        (
+            "--reserve",
+            "REGISTRY_RESERVE",
+            "100%",
+            "is no part of a disk",
+        ),
+        ("--reserve", "REGISTRY_RESERVE", "5", "is no part of a disk"),
+        (
+            "--high-watermark",
+            "REGISTRY_HIGH_WATERMARK",
+            "0%",
+            "is no part of max_size; write for example 95%",
+        ),
+        (
+            "--low-watermark",
+            "REGISTRY_LOW_WATERMARK",
+            "9",
+            "is no part",
+        ),
+        (
+            "--max-idle",
+            "REGISTRY_MAX_IDLE",
+            "0s",
+            "\"0s\" keeps nothing",
+        ),
+        ("--max-idle", "REGISTRY_MAX_IDLE", "90", "is not a duration"),
+        (
+            "--verify-every",
+            "REGISTRY_VERIFY_EVERY",
+            "0s",
+            "never ends",
+        ),
+        ("--verify-every", "REGISTRY_VERIFY_EVERY", "no", "or never"),
+        ("--verify-rate", "REGISTRY_VERIFY_RATE", "0B", "is no room"),
+        (
+            "--admin-token-file",
+            "REGISTRY_ADMIN_TOKEN_FILE",
+            "/nonexistent/token",
+            "/nonexistent/token cannot be read: ",
+        ),
+        (
+            "--admin-token-env",
+            "REGISTRY_ADMIN_TOKEN_ENV",
+            "secret",
+            "names an environment variable that is not set",
+        ),
+        #[cfg(not(feature = "otlp"))]
+        (
+            "--otlp-endpoint",
+            "REGISTRY_OTLP_ENDPOINT",
+            "http://127.0.0.1:4318",
+            "this build sends no traces",
         ),
         (
             "--log",
@@ -488,8 +618,56 @@ fn mistakes_in_the_file_name_key_and_line() {
         ),
         ("tag_ttl = 5", "1: tag_ttl: is of type integer"),
         (
-            "max_size = \"10GiB\"",
-            "1: max_size: not supported yet by this version",
+            "max_size = \"10 parsecs\"",
+            "1: max_size: \"10 parsecs\" is not a size; write for example 50GiB (powers of two: \
+             KiB, MiB, GiB, TiB) or 50GB (powers of ten: kB, MB, GB, TB)",
+        ),
+        ("max_size = 10", "1: max_size: is of type integer"),
+        (
+            "reserve = \"half\"",
+            "1: reserve: \"half\" is no part of a disk; write for",
+        ),
+        (
+            "high_watermark = \"101%\"",
+            "1: high_watermark: \"101%\" is no part",
+        ),
+        (
+            "low_watermark = \"90%\"\nhigh_watermark = \"80%\"",
+            "1: low_watermark: 90% is more than high_watermark, which is 80%",
+        ),
+        (
+            "max_idle = \"long\"",
+            "1: max_idle: \"long\" is not a duration",
+        ),
+        (
+            "verify_every = \"0s\"",
+            "1: verify_every: \"0s\" never ends",
+        ),
+        (
+            "verify_rate = \"16\"",
+            "1: verify_rate: \"16\" is a size without a unit",
+        ),
+        (
+            "admin_token_file = \"no.txt\"",
+            "1: admin_token_file: no.txt cannot be read: ",
+        ),
+        (
+            "admin_token_file = \"registry.toml\"\nadmin_token_env = \"X\"",
+            "2: admin_token_env: is a second token",
+        ),
+        (
+            "admin_token_env = \"X\"",
+            "1: admin_token_env: names an environment variable that is not set",
+        ),
+        #[cfg(not(feature = "otlp"))]
+        (
+            "otlp_endpoint = \"http://127.0.0.1:4318\"",
+            "1: otlp_endpoint: this build sends no traces",
+        ),
+        #[cfg(feature = "otlp")]
+        (
+            "otlp_endpoint = \"127.0.0.1:4318\"",
+            "1: otlp_endpoint: \"127.0.0.1:4318\" is not an http or https URL",
         ),
         (
             "log = \"inof\"",
@@ -643,6 +821,72 @@ fn mistakes_in_an_upstream_name_key_and_line() {
             3,
             "on_not_found: \"ignore\" is neither",
         ),
+        ("frozen = \"yes\"", 3, "frozen: is of type string"),
+        ("evict = 0", 3, "evict: is of type integer"),
+        (
+            "max_size = \"1\"",
+            3,
+            "max_size: \"1\" is a size without a unit",
+        ),
+        ("max_idle = \"0s\"", 3, "max_idle: \"0s\" keeps nothing"),
+        (
+            "frozen = true\ntag_ttl = \"1h\"",
+            4,
+            "tag_ttl: has no effect where tags are frozen",
+        ),
+        (
+            "on_not_found = \"forward\"\nfrozen = true",
+            3,
+            "on_not_found: has no effect where tags are frozen",
+        ),
+        (
+            "evict = false\nmax_idle = \"1h\"",
+            4,
+            "max_idle: has no effect where nothing is evicted",
+        ),
+        (
+            "repository = 1",
+            3,
+            "repository: is of type integer, and must be tables: [up",
+        ),
+        (
+            "[upstream.\"ghcr.io\".repository.org.app]\ntag_ttl = \"1h\"",
+            3,
+            "repository.org.app: a pattern with dots or slashes is written in quotes, as in \
+             [upstream.\"ghcr.io\".repository.\"org/*\"]",
+        ),
+        (
+            "[upstream.\"ghcr.io\".repository.\"org/*\"]",
+            3,
+            "repository.\"org/*\": says nothing; write for example tag_ttl = \"1h\"",
+        ),
+        (
+            "[upstream.\"ghcr.io\".repository.\"org/*\"]\ntag_tll = \"1h\"",
+            4,
+            "repository.\"org/*\".tag_tll: unknown key; there are evict, frozen, max_idle, \
+             max_size, on_not_found, tag_budget, tag_ttl",
+        ),
+        (
+            "[upstream.\"ghcr.io\".repository.\"org/a**\"]\nevict = false",
+            3,
+            "repository.\"org/a**\": \"org/a**\" recursive wildcards must form a single path",
+        ),
+        (
+            "[upstream.\"ghcr.io\".repository.\"org/App\"]\nevict = false",
+            3,
+            "repository.\"org/App\": \"org/App\" can match no repository: 'A' is in no \
+             repository's name; write for example org/app, org/* or org/**",
+        ),
+        (
+            "repository.\"a\" = { evict = false, max_size = \"1GB\" }",
+            3,
+            "repository.a.max_size: has no effect where nothing is evicted",
+        ),
+        (
+            "frozen = true\nrepository.\"a\" = { tag_ttl = \"1h\" }",
+            4,
+            "repository.a.tag_ttl: has no effect where tags are frozen",
+        ),
     ] {
         assert_file_error(
             &format!("# a comment\n[upstream.\"ghcr.io\"]\n{text}\n"),
@@ -746,6 +990,29 @@ fn what_is_seldom_meant_is_warned_of() {
     let upstream = |url: &str| Setting::default().flag("--upstream", &format!("a.example={url}"));
     for (setting, wanted) in [
         (flag("--admin-listen", "0.0.0.0:5001"), Some("0.0.0.0:5001")),
+        (
+            flag("--admin-listen", "0.0.0.0:5001")
+                .env("REGISTRY_ADMIN_TOKEN_ENV", "TOKEN")
+                .env("TOKEN", "secret"),
+            None,
+        ),
+        (
+            Setting::default()
+                .file("max_size = \"1GB\"\n[upstream.\"ghcr.io\"]\nmax_size = \"1GiB\""),
+            Some("the max_size of ghcr.io is more than the max_size, which ends it first"),
+        ),
+        (
+            Setting::default().file(
+                "[upstream.\"ghcr.io\"]\nmax_size = \"1GB\"\n\
+                 [upstream.\"ghcr.io\".repository.\"a\"]\nmax_size = \"2GB\"",
+            ),
+            Some("of ghcr.io/a is more than the max_size of ghcr.io,"),
+        ),
+        (
+            Setting::default()
+                .file("max_size = \"1GB\"\n[upstream.\"ghcr.io\"]\nmax_size = \"1GB\""),
+            None,
+        ),
         (flag("--admin-listen", "[::1]:5001"), None),
         (flag("--listen", "0.0.0.0:5000"), None),
         (upstream("http://a.example"), Some("plain HTTP")),
@@ -770,6 +1037,174 @@ fn what_is_seldom_meant_is_warned_of() {
             }
         }
     }
+}
+
+#[test]
+fn sizes_are_powers_of_ten_or_of_two() {
+    for (text, bytes) in [
+        ("1B", 1),
+        ("50GB", 50_000_000_000),
+        ("50G", 50_000_000_000),
+        ("50GiB", 50 << 30),
+        ("50 Gi", 50 << 30),
+        ("1.5tib", 3 << 39),
+        ("100 MB", 100_000_000),
+    ] {
+        let config = Setting::default().flag("--max-size", text).config();
+        assert_eq!(config.retention.bytes_max, Some(bytes), "{text}");
+    }
+    for (text, reserve) in [
+        ("0%", Reserve::Percent(0)),
+        ("12 %", Reserve::Percent(12)),
+        ("1GiB", Reserve::Bytes(1 << 30)),
+    ] {
+        let config = Setting::default().flag("--reserve", text).config();
+        assert_eq!(config.reserve, reserve, "{text}");
+    }
+}
+
+#[test]
+fn watermarks_that_are_not_set_make_room_for_those_that_are() {
+    for (keys, high, low) in [
+        ("", 98, 95),
+        ("high_watermark = \"90%\"", 90, 90),
+        ("low_watermark = \"99%\"", 99, 99),
+        ("low_watermark = \"50%\"", 98, 50),
+        ("low_watermark = \"7%\"\nhigh_watermark = \"8%\"", 8, 7),
+    ] {
+        let retention = Setting::default().file(keys).config().retention;
+        let resolved = (retention.high_watermark, retention.low_watermark);
+        assert_eq!(resolved, (high, low), "{keys}");
+    }
+}
+
+#[test]
+fn never_is_a_time() {
+    let config = Setting::default()
+        .file(
+            "max_idle = \"90d\"\nverify_every = \"never\"\nverify_rate = \"1MB\"\n\
+             [upstream.\"ghcr.io\"]\nmax_idle = \"never\"",
+        )
+        .config();
+    let day = Duration::from_secs(24 * 60 * 60);
+    assert_eq!(config.retention.idle_max, Some(90 * day));
+    assert_eq!(config.verification.every, None);
+    assert_eq!(config.verification.bytes_per_second, 1_000_000);
+    let ghcr = &config.upstreams[&id("ghcr.io")];
+    assert_eq!(ghcr.retention().idle_max, Some(Duration::MAX));
+    let config = Setting::default()
+        .file("max_idle = \"90d\"")
+        .flag("--max-idle", "never");
+    assert_eq!(config.config().retention.idle_max, None);
+}
+
+#[test]
+fn the_admin_token_is_named_and_not_told() {
+    let file = || Setting::default().file("admin_token_file = \"registry.toml\"");
+    let (loaded, folder) = file().load();
+    let path = folder.path().join("registry.toml");
+    assert_eq!(loaded.unwrap().admin_token, AdminToken::File(path));
+    // A layer that is over another names the one source.
+    let config = file()
+        .env("REGISTRY_ADMIN_TOKEN_ENV", "TOKEN")
+        .env("TOKEN", "secret")
+        .config();
+    assert_eq!(config.admin_token, AdminToken::Value("secret".into()));
+    assert!(!format!("{config:?}").contains("secret"));
+    assert!(!Setting::default().config().admin_token.is_set());
+}
+
+#[test]
+fn the_most_specific_pattern_decides_and_its_upstream_says_the_rest() {
+    let config = Setting::default()
+        .file(
+            "tag_ttl = \"1m\"\n\
+             [upstream.\"docker.io\"]\n\
+             on_not_found = \"forward\"\n\
+             max_size = \"9GB\"\n\
+             max_idle = \"30d\"\n\
+             [upstream.\"docker.io\".repository.\"**\"]\n\
+             tag_budget = \"1s\"\n\
+             [upstream.\"docker.io\".repository.\"*\"]\n\
+             tag_ttl = \"1h\"\n\
+             [upstream.\"docker.io\".repository.\"alpine\"]\n\
+             frozen = true\n\
+             max_size = \"1GB\"\n\
+             [upstream.\"docker.io\".repository.\"org/**\"]\n\
+             evict = false\n\
+             [upstream.\"docker.io\".repository.\"org/*\"]\n\
+             max_idle = \"1d\"\n",
+        )
+        .config();
+    let hub = &config.upstreams[&id("docker.io")];
+    let mut entry = UpstreamEntry::new(ScriptedUpstream::new());
+    entry.policy = hub.policy(config.tag_ttl);
+    entry.repositories = hub.repository_rules(config.tag_ttl);
+    let patterns: Vec<_> = entry
+        .repositories
+        .iter()
+        .map(|it| it.pattern.as_str())
+        .collect();
+    let sorted = ["library/alpine", "library/*", "org/*", "org/**", "**"];
+    assert_eq!(patterns, sorted);
+    let seconds = Duration::from_secs;
+    let day = 24 * 60 * 60;
+    for (repository, ttl, budget, frozen, bytes_max, idle_max, exempt) in [
+        (
+            "library/alpine",
+            60,
+            3,
+            true,
+            Some(1_000_000_000),
+            30,
+            false,
+        ),
+        ("library/other", 3600, 3, false, None, 30, false),
+        ("org/app", 60, 3, false, None, 1, false),
+        ("org/team/app", 60, 3, false, None, 30, true),
+        ("a/b", 60, 1, false, None, 30, false),
+    ] {
+        let repository = Repository::parse(repository).unwrap();
+        let policy = entry.policy(&repository);
+        let expected = UpstreamPolicy {
+            tag_ttl: seconds(ttl),
+            tag_budget: seconds(budget),
+            forward_not_found: true,
+            frozen,
+        };
+        assert_eq!(*policy, expected, "{repository}");
+        let retention = RetentionRule {
+            bytes_max,
+            idle_max: Some(seconds(idle_max * day)),
+            exempt,
+        };
+        let rule = entry.rule(&repository).unwrap();
+        assert_eq!(rule.retention, retention, "{repository}");
+    }
+    // The limit of all of it is the upstream's alone.
+    assert_eq!(hub.retention().bytes_max, Some(9_000_000_000));
+}
+
+#[test]
+fn one_pattern_is_written_once() {
+    assert_file_error(
+        "[upstream.\"docker.io\".repository]\n\
+         \"alpine\" = { frozen = true }\n\
+         \"library/alpine\" = { evict = false }\n",
+        "3: upstream.\"docker.io\".repository.\"library/alpine\": stands for the same \
+         repositories as another, library/alpine; write all about them in one place",
+    );
+}
+
+#[test]
+fn what_a_pattern_takes_back_has_an_effect_again() {
+    Setting::default()
+        .file(
+            "[upstream.\"ghcr.io\"]\nfrozen = true\ntag_ttl = \"1h\"\nevict = false\n\
+             max_idle = \"1d\"\n\
+             [upstream.\"ghcr.io\".repository.\"org/*\"]\nfrozen = false\nevict = true\n",
+        )
+        .config();
 }
 
 #[test]
@@ -883,6 +1318,7 @@ fn described_folder() -> TempDir {
     for (name, text) in [
         ("ca.pem", ""),
         ("password", "a password"),
+        ("admin-token", "a token"),
         ("hub-token", "a token"),
         ("config.json", "{\"auths\":{}}"),
         ("docker-credential-ecr-login", ""),
@@ -913,7 +1349,7 @@ fn every_configuration_in_the_readme_can_be_pasted() {
         with_credentials += usize::from(upstreams.any(|it| !it.credentials.is_empty()));
         pasted += 1;
     }
-    assert_eq!((pasted, with_credentials), (6, 2));
+    assert_eq!((pasted, with_credentials), (7, 2));
 }
 
 /// The keys that an unknown one is told there are.
@@ -930,10 +1366,10 @@ fn known_keys(table: &str) -> Vec<String> {
 #[test]
 fn the_readme_has_a_row_for_every_key_and_no_other() {
     let mut keys = known_keys("");
-    // Reserved, and refused; and what the tables are in.
-    keys.retain(|key| key != "max_size" && key != "upstream");
     keys.extend(known_keys("[upstream.\"a.example\"]"));
-    keys.retain(|key| key != "credentials");
+    keys.extend(known_keys("[upstream.\"a.example\".repository.\"**\"]"));
+    // What the tables are in.
+    keys.retain(|key| !["upstream", "credentials", "repository"].contains(&key.as_str()));
     keys.sort();
     keys.dedup();
     let (_, table) = README.split_once("| Key | What it does |").unwrap();

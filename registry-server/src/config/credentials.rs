@@ -208,7 +208,7 @@ fn password(text: &str) -> Result<SecretString, String> {
     }
 }
 
-fn from_env(name: &str, env: Env<'_>) -> Result<SecretString, String> {
+pub(super) fn from_env(name: &str, env: Env<'_>) -> Result<SecretString, String> {
     let value = env(name).filter(|value| !value.is_empty());
     // Without its name: some write the password there.
     let value = value.ok_or("names an environment variable that is not set")?;

@@ -4,6 +4,7 @@
 //! knows no key or line for what is well formed and makes no sense, while a person wants all of
 //! them, with both.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -14,6 +15,8 @@ use super::document::{Document, Table, cannot_read};
 use super::layer::{Layer, Texts, UpstreamLayer, add_upstream};
 use super::place::{Place, Problems, Written};
 use super::proxy::ProxyLayer;
+use super::repository::{self, RepositorySettings};
+use super::retention::RetentionTexts;
 use super::values;
 
 /// Reads the configuration file at `path`; `env` looks up the variables that it names.
@@ -52,7 +55,18 @@ fn read_root(
         upstreams: Vec::new(),
         default_upstream: root.text("default_upstream", problems),
         tag_ttl: root.text("tag_ttl", problems),
-        max_size: root.text("max_size", problems),
+        retention: RetentionTexts {
+            max_size: root.text("max_size", problems),
+            reserve: root.text("reserve", problems),
+            high_watermark: root.text("high_watermark", problems),
+            low_watermark: root.text("low_watermark", problems),
+            max_idle: root.text("max_idle", problems),
+            verify_every: root.text("verify_every", problems),
+            verify_rate: root.text("verify_rate", problems),
+        },
+        admin_token_file: root.path("admin_token_file", problems),
+        admin_token_env: root.text("admin_token_env", problems),
+        otlp_endpoint: root.text("otlp_endpoint", problems),
         log: root.text("log", problems),
         log_format: root.text("log_format", problems),
     };
@@ -60,6 +74,7 @@ fn read_root(
     let mut layer = texts.read(problems);
     for (name, mut table) in upstreams {
         let credentials = credentials::read(&mut table, env, problems);
+        let rules = repository::read(&mut table, problems);
         if let Some(place) = table.inner_table() {
             let problem = "a name with dots is written in quotes, as in [upstream.\"ghcr.io\"]";
             problems.add(place.clone(), problem);
@@ -67,7 +82,9 @@ fn read_root(
         }
         let mut settings = read_upstream(name.place.clone(), table, problems);
         settings.credentials = Some(credentials);
+        settings.rules = rules.of_all;
         if let Some(id) = name.parse(problems, values::upstream_id) {
+            settings.repositories = repository::resolve(&id.value, rules.by_pattern, problems);
             add_upstream(&mut layer.upstreams, id.value, settings, problems);
         }
     }
@@ -99,9 +116,8 @@ fn read_upstream(place: Place, mut table: Table<'_>, problems: &mut Problems) ->
         private_redirects: table.boolean("private_redirects", problems),
         realms: table.list("realms", problems, values::realm),
         credentials: None,
-        tag_ttl: table.parsed("tag_ttl", problems, values::duration),
-        tag_budget: table.parsed("tag_budget", problems, values::budget),
-        forward_not_found: table.parsed("on_not_found", problems, values::on_not_found),
+        rules: RepositorySettings::default(),
+        repositories: BTreeMap::new(),
     };
     table.refuse_the_rest(problems);
     settings

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::layer::Texts;
 use super::place::{Place, Problems, Written};
+use super::retention::RetentionTexts;
 
 /// The flags of `registry-server serve`.
 ///
@@ -41,10 +42,52 @@ pub struct Flags {
     #[arg(long, value_name = "DUR")]
     tag_ttl: Option<String>,
 
-    /// Most bytes to keep; not supported yet by this version, which stops short of filling the disk
-    /// [env: REGISTRY_MAX_SIZE]
+    /// Most bytes to keep: 50GiB is 50 x 1024^3 bytes, 50GB is 50 x 1000^3; what was used longest
+    /// ago makes room [env: REGISTRY_MAX_SIZE] [default: all of the disk but the reserve]
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
+
+    /// What is left free of the file system: a size, or a part of it such as 5%
+    /// [env: REGISTRY_RESERVE] [default: 5%]
+    #[arg(long, value_name = "SIZE")]
+    reserve: Option<String>,
+
+    /// Part of --max-size at which making room begins in the background
+    /// [env: REGISTRY_HIGH_WATERMARK] [default: 98%]
+    #[arg(long, value_name = "PERCENT")]
+    high_watermark: Option<String>,
+
+    /// Part of --max-size at which it ends [env: REGISTRY_LOW_WATERMARK] [default: 95%]
+    #[arg(long, value_name = "PERCENT")]
+    low_watermark: Option<String>,
+
+    /// How long to keep what nobody pulls, for example 90d [env: REGISTRY_MAX_IDLE]
+    /// [default: never, as long as there is room]
+    #[arg(long, value_name = "DUR")]
+    max_idle: Option<String>,
+
+    /// How long after one check of all that is kept the next begins, or never
+    /// [env: REGISTRY_VERIFY_EVERY] [default: 30d]
+    #[arg(long, value_name = "DUR")]
+    verify_every: Option<String>,
+
+    /// Most bytes a second to read for it [env: REGISTRY_VERIFY_RATE] [default: 16MiB]
+    #[arg(long, value_name = "SIZE")]
+    verify_rate: Option<String>,
+
+    /// File with the token that the admin API wants from everybody [env: REGISTRY_ADMIN_TOKEN_FILE]
+    /// [default: none, and it answers this machine only]
+    #[arg(long, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+
+    /// Environment variable that holds this token [env: REGISTRY_ADMIN_TOKEN_ENV]
+    #[arg(long, value_name = "NAME")]
+    admin_token_env: Option<String>,
+
+    /// Where traces are sent to, by OTLP over HTTP; only in builds with the feature `otlp`
+    /// [env: REGISTRY_OTLP_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
 
     /// TOML file with the same settings in snake case, and a table for each upstream
     /// [env: REGISTRY_CONFIG]
@@ -73,7 +116,18 @@ impl Flags {
             upstreams: self.upstream.into_iter().map(flag("--upstream")).collect(),
             default_upstream: self.default_upstream.map(flag("--default-upstream")),
             tag_ttl: self.tag_ttl.map(flag("--tag-ttl")),
-            max_size: self.max_size.map(flag("--max-size")),
+            retention: RetentionTexts {
+                max_size: self.max_size.map(flag("--max-size")),
+                reserve: self.reserve.map(flag("--reserve")),
+                high_watermark: self.high_watermark.map(flag("--high-watermark")),
+                low_watermark: self.low_watermark.map(flag("--low-watermark")),
+                max_idle: self.max_idle.map(flag("--max-idle")),
+                verify_every: self.verify_every.map(flag("--verify-every")),
+                verify_rate: self.verify_rate.map(flag("--verify-rate")),
+            },
+            admin_token_file: self.admin_token_file.map(path("--admin-token-file")),
+            admin_token_env: self.admin_token_env.map(flag("--admin-token-env")),
+            otlp_endpoint: self.otlp_endpoint.map(flag("--otlp-endpoint")),
             log: self.log.map(flag("--log")),
             log_format: self.log_format.map(flag("--log-format")),
         };
@@ -110,7 +164,18 @@ pub(super) fn environment(
         upstreams: upstreams.iter().flat_map(Written::words).collect(),
         default_upstream: text("REGISTRY_DEFAULT_UPSTREAM"),
         tag_ttl: text("REGISTRY_TAG_TTL"),
-        max_size: text("REGISTRY_MAX_SIZE"),
+        retention: RetentionTexts {
+            max_size: text("REGISTRY_MAX_SIZE"),
+            reserve: text("REGISTRY_RESERVE"),
+            high_watermark: text("REGISTRY_HIGH_WATERMARK"),
+            low_watermark: text("REGISTRY_LOW_WATERMARK"),
+            max_idle: text("REGISTRY_MAX_IDLE"),
+            verify_every: text("REGISTRY_VERIFY_EVERY"),
+            verify_rate: text("REGISTRY_VERIFY_RATE"),
+        },
+        admin_token_file: path("REGISTRY_ADMIN_TOKEN_FILE"),
+        admin_token_env: text("REGISTRY_ADMIN_TOKEN_ENV"),
+        otlp_endpoint: text("REGISTRY_OTLP_ENDPOINT"),
         log: text("REGISTRY_LOG"),
         log_format: text("REGISTRY_LOG_FORMAT"),
     };

@@ -6,13 +6,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use registry_core::UpstreamId;
+use registry_core::{RepositoryPattern, UpstreamId};
 use url::Url;
 
+use super::admin::{self, TokenSource};
 use super::budgets::BudgetsLayer;
 use super::credentials::CredentialsLayer;
 use super::place::{Place, Problems, Written};
 use super::proxy::ProxyLayer;
+use super::repository::RepositorySettings;
+use super::retention::{RetentionLayer, RetentionTexts};
 use super::{LogFilter, LogFormat, values};
 
 /// The settings of a layer that are written as one text each.
@@ -24,7 +27,10 @@ pub(super) struct Texts {
     pub(super) upstreams: Vec<Written<String>>,
     pub(super) default_upstream: Option<Written<String>>,
     pub(super) tag_ttl: Option<Written<String>>,
-    pub(super) max_size: Option<Written<String>>,
+    pub(super) retention: RetentionTexts,
+    pub(super) admin_token_file: Option<Written<PathBuf>>,
+    pub(super) admin_token_env: Option<Written<String>>,
+    pub(super) otlp_endpoint: Option<Written<String>>,
     pub(super) log: Option<Written<String>>,
     pub(super) log_format: Option<Written<String>>,
 }
@@ -33,13 +39,6 @@ impl Texts {
     /// Checks every value, also those that another layer will override: a mistake is easier to
     /// find on the day it is made.
     pub(super) fn read(self, problems: &mut Problems) -> Layer {
-        if let Some(max_size) = self.max_size {
-            problems.add(
-                max_size.place,
-                "not supported yet by this version, which keeps everything it fetched but never \
-                 fills the last 5 % of the disk; remove it",
-            );
-        }
         let mut upstreams = BTreeMap::new();
         for upstream in self.upstreams {
             let Some(upstream) = upstream.parse(problems, values::upstream) else {
@@ -62,6 +61,9 @@ impl Texts {
                 .default_upstream
                 .and_then(|id| id.parse(problems, values::upstream_id)),
             tag_ttl: parse(self.tag_ttl, problems, values::duration),
+            retention: self.retention.read(problems),
+            admin_token: admin::source(self.admin_token_file, self.admin_token_env, problems),
+            otlp_endpoint: parse(self.otlp_endpoint, problems, values::otlp_endpoint),
             log: parse(self.log, problems, values::log_filter),
             log_format: parse(self.log_format, problems, values::log_format),
         }
@@ -89,7 +91,7 @@ pub(super) fn add_upstream(
     }
 }
 
-fn parse<T>(
+pub(super) fn parse<T>(
     text: Option<Written<String>>,
     problems: &mut Problems,
     parse: impl FnOnce(&str) -> Result<T, String>,
@@ -106,6 +108,9 @@ pub(super) struct Layer {
     pub(super) upstreams: BTreeMap<UpstreamId, UpstreamLayer>,
     pub(super) default_upstream: Option<Written<UpstreamId>>,
     pub(super) tag_ttl: Option<Duration>,
+    pub(super) retention: RetentionLayer,
+    pub(super) admin_token: Option<Written<TokenSource>>,
+    pub(super) otlp_endpoint: Option<Url>,
     pub(super) log: Option<LogFilter>,
     pub(super) log_format: Option<LogFormat>,
 }
@@ -128,6 +133,9 @@ impl Layer {
             upstreams,
             default_upstream: self.default_upstream.or(below.default_upstream),
             tag_ttl: self.tag_ttl.or(below.tag_ttl),
+            retention: self.retention.or(below.retention),
+            admin_token: self.admin_token.or(below.admin_token),
+            otlp_endpoint: self.otlp_endpoint.or(below.otlp_endpoint),
             log: self.log.or(below.log),
             log_format: self.log_format.or(below.log_format),
         }
@@ -149,9 +157,8 @@ pub(super) struct UpstreamLayer {
     pub(super) private_redirects: Option<bool>,
     pub(super) realms: Option<Vec<String>>,
     pub(super) credentials: Option<CredentialsLayer>,
-    pub(super) tag_ttl: Option<Duration>,
-    pub(super) tag_budget: Option<Duration>,
-    pub(super) forward_not_found: Option<bool>,
+    pub(super) rules: RepositorySettings,
+    pub(super) repositories: BTreeMap<RepositoryPattern, RepositorySettings>,
 }
 
 impl UpstreamLayer {
@@ -170,9 +177,8 @@ impl UpstreamLayer {
             private_redirects: None,
             realms: None,
             credentials: None,
-            tag_ttl: None,
-            tag_budget: None,
-            forward_not_found: None,
+            rules: RepositorySettings::default(),
+            repositories: BTreeMap::new(),
         }
     }
 
@@ -192,9 +198,11 @@ impl UpstreamLayer {
             private_redirects: self.private_redirects.or(below.private_redirects),
             realms: self.realms.or(below.realms),
             credentials: self.credentials.or(below.credentials),
-            tag_ttl: self.tag_ttl.or(below.tag_ttl),
-            tag_budget: self.tag_budget.or(below.tag_budget),
-            forward_not_found: self.forward_not_found.or(below.forward_not_found),
+            rules: self.rules.or(below.rules),
+            repositories: match self.repositories.is_empty() {
+                true => below.repositories,
+                false => self.repositories,
+            },
         }
     }
 }

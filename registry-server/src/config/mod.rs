@@ -4,6 +4,7 @@
 //! environment and file override each other. It starts nothing; beyond the configuration file, it
 //! reads no file, but tries those that the file names.
 
+mod admin;
 mod budgets;
 mod credentials;
 mod document;
@@ -15,6 +16,9 @@ mod known;
 mod layer;
 mod place;
 mod proxy;
+mod repository;
+mod retention;
+mod upstream;
 pub(crate) mod values;
 
 use std::collections::BTreeMap;
@@ -23,18 +27,22 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use registry_core::{UpstreamId, UpstreamPolicy};
+use registry_core::{Retention, UpstreamId, UpstreamPolicy, Verification};
+use registry_storage::Reserve;
 use url::Url;
 
 pub use crate::logging::{LogFilter, LogFormat};
 pub use crate::upstream::{CredentialConfig, CredentialsConfig};
+pub use admin::AdminToken;
 pub use flags::Flags;
 pub use place::{ConfigError, ConfigErrors, Place};
+pub use repository::RepositorySettings;
+pub use upstream::UpstreamConfig;
 
 pub(crate) use place::{Problems, Written};
 
-use crate::upstream::{Budgets, Proxies, is_plain_public};
-use layer::{Layer, UpstreamLayer};
+use crate::upstream::is_plain_public;
+use layer::Layer;
 use proxy::ProxyLayer;
 
 /// Port that clients pull from.
@@ -61,6 +69,16 @@ pub struct Config {
     /// How long a tag is fresh after its upstream confirmed it, where the upstream's own setting
     /// does not say.
     pub tag_ttl: Duration,
+    /// How much is kept, and for how long.
+    pub retention: Retention,
+    /// What is left free of the file system.
+    pub reserve: Reserve,
+    /// How often and how fast what is kept is checked.
+    pub verification: Verification,
+    /// What the admin API wants from everybody.
+    pub admin_token: AdminToken,
+    /// Where traces are sent to, in builds that can.
+    pub otlp_endpoint: Option<Url>,
     /// What to log.
     pub log: LogFilter,
     /// How to log.
@@ -79,6 +97,11 @@ impl Default for Config {
                 .expect("the constant is a name"),
             upstreams: known::known_upstreams().collect(),
             tag_ttl: UpstreamPolicy::default().tag_ttl,
+            retention: Retention::default(),
+            reserve: retention::default_reserve(),
+            verification: Verification::default(),
+            admin_token: AdminToken::None,
+            otlp_endpoint: None,
             log: LogFilter::default(),
             log_format: LogFormat::default(),
         }
@@ -109,11 +132,16 @@ impl Config {
             None => Layer::default(),
         };
         let layer = flags.over(environment).over(file);
-        let config = Self::resolve(layer, &proxies, &mut problems);
+        let config = Self::resolve(layer, &proxies, &env, &mut problems);
         problems.finish(config)
     }
 
-    fn resolve(layer: Layer, environment: &ProxyLayer, problems: &mut Problems) -> Self {
+    fn resolve(
+        layer: Layer,
+        environment: &ProxyLayer,
+        env: &dyn Fn(&str) -> Option<OsString>,
+        problems: &mut Problems,
+    ) -> Self {
         let default = Self::default();
         let mut upstreams = default.upstreams;
         for known in upstreams.values_mut() {
@@ -141,6 +169,7 @@ impl Config {
             }
             None => default.default_upstream,
         };
+        let (retention, reserve, verification) = layer.retention.resolve(problems);
         Self {
             listen,
             admin_listen,
@@ -148,6 +177,11 @@ impl Config {
             default_upstream,
             upstreams,
             tag_ttl: layer.tag_ttl.unwrap_or(default.tag_ttl),
+            retention,
+            reserve,
+            verification,
+            admin_token: admin::resolve(layer.admin_token, env, problems),
+            otlp_endpoint: layer.otlp_endpoint,
             log: layer.log.unwrap_or(default.log),
             log_format: layer.log_format.unwrap_or(default.log_format),
         }
@@ -179,10 +213,12 @@ impl Config {
     /// What is allowed, and seldom meant: one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if let Some(admin) = self.admin_listen.filter(|admin| !admin.ip().is_loopback()) {
+        let remote = self.admin_listen.filter(|admin| !admin.ip().is_loopback());
+        if let Some(admin) = remote.filter(|_| !self.admin_token.is_set()) {
             warnings.push(format!(
-                "the admin listener at {admin} asks nobody for a password: let no one reach it who \
-                 may not administer this mirror"
+                "the admin listener at {admin} tells health and metrics to whoever reaches it, and \
+                 answers all else to this machine only: set admin_token_file to administer this \
+                 mirror from elsewhere"
             ));
         }
         let has_credentials = |upstream: &UpstreamConfig| !upstream.credentials.is_empty();
@@ -196,6 +232,7 @@ impl Config {
                 others = others.collect::<String>(),
             ));
         }
+        self.warn_of_limits(&mut warnings);
         for (id, upstream) in &self.upstreams {
             if upstream.insecure_skip_verify {
                 let and_password = if has_credentials(upstream) {
@@ -217,127 +254,30 @@ impl Config {
         }
         warnings
     }
-}
 
-/// How one registry is reached, and how its tags are kept fresh.
-///
-/// ```
-/// use registry_server::Mirror;
-/// use registry_server::config::{CredentialConfig, UpstreamConfig};
-///
-/// // A mirror of Docker Hub is asked first; the Hub alone is shown the access token.
-/// let endpoints = ["https://mirror.example.org", "https://registry-1.docker.io"];
-/// let mut hub = UpstreamConfig::new(endpoints.map(|url| url.parse().unwrap()));
-/// hub.credentials.own = Some(CredentialConfig::PasswordFile {
-///     username: "me".to_owned(),
-///     path: "/etc/registry-server/hub-token".into(),
-/// });
-/// let builder = Mirror::builder().upstream_config("docker.io", hub);
-/// ```
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct UpstreamConfig {
-    /// Where it answers: in the order in which they are tried.
-    pub endpoints: Vec<Url>,
-    /// PEM file of certificate authorities to trust besides the public ones.
-    pub ca_file: Option<PathBuf>,
-    /// PEM file of the certificate to show.
-    pub client_cert_file: Option<PathBuf>,
-    /// PEM file of that certificate's key.
-    pub client_key_file: Option<PathBuf>,
-    /// Whether any certificate will do.
-    pub insecure_skip_verify: bool,
-    /// The proxies to go through.
-    pub proxies: Proxies,
-    /// How long it is waited for.
-    pub budgets: Budgets,
-    /// Whether the next endpoint is asked also where one says that it has no such thing.
-    pub next_endpoint_on_not_found: bool,
-    /// Whether redirects may lead to private addresses from anywhere.
-    pub private_redirects: bool,
-    /// Hosts besides its own that tokens for it may come from.
-    pub realms: Vec<String>,
-    /// What it is shown where it wants credentials.
-    pub credentials: CredentialsConfig,
-    /// How long a tag is fresh after the upstream confirmed it; none for [`Config::tag_ttl`].
-    pub tag_ttl: Option<Duration>,
-    /// How long a pull waits for the upstream where something cached can answer instead.
-    pub tag_budget: Duration,
-    /// Whether a tag that the upstream no longer has is gone here too.
-    pub forward_not_found: bool,
-}
-
-impl UpstreamConfig {
-    /// A registry at `endpoints`, with the default of everything else.
-    pub fn new(endpoints: impl IntoIterator<Item = Url>) -> Self {
-        let policy = UpstreamPolicy::default();
-        Self {
-            endpoints: endpoints.into_iter().collect(),
-            ca_file: None,
-            client_cert_file: None,
-            client_key_file: None,
-            insecure_skip_verify: false,
-            proxies: Proxies::default(),
-            budgets: Budgets::default(),
-            next_endpoint_on_not_found: false,
-            private_redirects: false,
-            realms: Vec::new(),
-            credentials: CredentialsConfig::default(),
-            tag_ttl: None,
-            tag_budget: policy.tag_budget,
-            forward_not_found: policy.forward_not_found,
-        }
-    }
-
-    fn resolve(
-        id: &UpstreamId,
-        settings: UpstreamLayer,
-        known: Option<Self>,
-        environment: &ProxyLayer,
-        problems: &mut Problems,
-    ) -> Self {
-        // Whom a known upstream trusts with tokens goes with where it answers: other endpoints have
-        // token servers of their own.
-        let (endpoints, realms) = match (settings.endpoints, known) {
-            (Some(endpoints), _) => (Some(endpoints), Vec::new()),
-            (None, Some(known)) => (Some(known.endpoints), known.realms),
-            (None, None) => (None, Vec::new()),
-        };
-        if endpoints.is_none() {
-            problems.add(
-                settings.place,
-                format!("needs endpoints; write for example endpoints = [\"https://{id}\"]"),
-            );
-        }
-        let default = Self::new(endpoints.unwrap_or_default());
-        let credentials = settings.credentials.unwrap_or_default();
-        Self {
-            credentials: credentials.resolve(id, &default.endpoints, problems),
-            ca_file: settings.ca_file,
-            client_cert_file: settings.client_cert_file,
-            client_key_file: settings.client_key_file,
-            insecure_skip_verify: settings.insecure_skip_verify.unwrap_or_default(),
-            proxies: settings.proxies.over(environment),
-            budgets: settings.budgets.resolve(problems),
-            next_endpoint_on_not_found: settings.next_endpoint_on_not_found.unwrap_or_default(),
-            private_redirects: settings.private_redirects.unwrap_or_default(),
-            realms: settings.realms.unwrap_or(realms),
-            tag_ttl: settings.tag_ttl,
-            tag_budget: settings.tag_budget.unwrap_or(default.tag_budget),
-            forward_not_found: settings
-                .forward_not_found
-                .unwrap_or(default.forward_not_found),
-            ..default
-        }
-    }
-
-    /// How its tags are kept fresh, where `tag_ttl` is the general setting.
-    pub fn policy(&self, tag_ttl: Duration) -> UpstreamPolicy {
-        UpstreamPolicy {
-            tag_ttl: self.tag_ttl.unwrap_or(tag_ttl),
-            tag_budget: self.tag_budget,
-            forward_not_found: self.forward_not_found,
-            ..UpstreamPolicy::default()
+    /// Limits that another is below.
+    fn warn_of_limits(&self, warnings: &mut Vec<String>) {
+        for (id, upstream) in &self.upstreams {
+            let of_patterns = upstream.repositories.iter();
+            let of_patterns = of_patterns.map(|(pattern, it)| {
+                let above = [
+                    (upstream.rules.bytes_max, format!("max_size of {id}")),
+                    (self.retention.bytes_max, "max_size".to_owned()),
+                ];
+                (format!("{id}/{pattern}"), it.bytes_max, above.to_vec())
+            });
+            let general = vec![(self.retention.bytes_max, "max_size".to_owned())];
+            let own = (id.to_string(), upstream.rules.bytes_max, general);
+            for (name, limit, above) in std::iter::once(own).chain(of_patterns) {
+                let exceeded = above.into_iter().find(|(of_all, _)| {
+                    limit.is_some_and(|limit| of_all.is_some_and(|of_all| limit > of_all))
+                });
+                if let Some((_, what)) = exceeded {
+                    warnings.push(format!(
+                        "the max_size of {name} is more than the {what}, which ends it first"
+                    ));
+                }
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use registry_core::UpstreamId;
+use bytesize::ByteSize;
+use registry_core::{RepositoryPattern, UpstreamId};
+use registry_storage::Reserve;
 use url::{Position, Url};
 
 use super::{LogFilter, LogFormat};
@@ -107,6 +109,98 @@ pub(super) fn realm(text: &str) -> Result<String, String> {
             "{text:?} is not a host name; write for example auth.example.org"
         )),
     }
+}
+
+/// The text that stands for an endless time.
+const NEVER: &str = "never";
+
+/// Bytes, always with a unit: a number alone is more often a mistake than meant.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    let refused = |what: &str| {
+        format!(
+            "{text:?} is {what}; write for example 50GiB (powers of two: KiB, MiB, GiB, TiB) or \
+             50GB (powers of ten: kB, MB, GB, TB)"
+        )
+    };
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(refused("a size without a unit"));
+    }
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(0)) => Err(refused("no room at all")),
+        Ok(ByteSize(bytes)) => Ok(bytes),
+        Err(_) => Err(refused("not a size")),
+    }
+}
+
+/// A part of the disk, or bytes of it; 0 for nothing.
+pub(crate) fn reserve(text: &str) -> Result<Reserve, String> {
+    let refused =
+        || format!("{text:?} is no part of a disk; write for example 5%, 20GiB, or 0% for nothing");
+    if let Some(number) = text.strip_suffix('%') {
+        let percent = number.trim_end().parse().ok();
+        let percent = percent.filter(|percent| *percent < 100);
+        return percent.map(Reserve::Percent).ok_or_else(refused);
+    }
+    size(text).map(Reserve::Bytes).map_err(|_| refused())
+}
+
+/// A whole number of percent, from 1 to 100.
+pub(super) fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').map(str::trim_end);
+    let percent = number.and_then(|number| number.parse().ok());
+    percent
+        .filter(|percent| (1..=100).contains(percent))
+        .ok_or_else(|| format!("{text:?} is no part of max_size; write for example 95%"))
+}
+
+/// How long content is kept that nobody uses; as good as endless where it is `never`.
+pub(super) fn idle(text: &str) -> Result<Duration, String> {
+    Ok(idle_or_never(text)?.unwrap_or(Duration::MAX))
+}
+
+/// As [`idle`]; none where it is `never`.
+pub(super) fn idle_or_never(text: &str) -> Result<Option<Duration>, String> {
+    positive_or_never(text, "keeps nothing", "90d")
+}
+
+/// How long after one pass the next begins.
+pub(super) fn every(text: &str) -> Result<Option<Duration>, String> {
+    positive_or_never(text, "never ends", "30d")
+}
+
+fn positive_or_never(text: &str, zero: &str, example: &str) -> Result<Option<Duration>, String> {
+    if text == NEVER {
+        return Ok(None);
+    }
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration.is_zero() => Err(format!(
+            "{text:?} {zero}; write for example {example}, or {NEVER}"
+        )),
+        Ok(duration) => Ok(Some(duration)),
+        Err(error) => Err(format!(
+            "{text:?} is not a duration ({error}); write for example {example}, or {NEVER}"
+        )),
+    }
+}
+
+/// A pattern of repositories of the upstream `id`, which must be able to match one.
+pub(super) fn pattern(id: &UpstreamId, text: &str) -> Result<RepositoryPattern, String> {
+    const EXAMPLE: &str = "write for example org/app, org/* or org/**";
+    let refused = |what: &str| format!("{text:?} {what}; {EXAMPLE}");
+    let pattern = RepositoryPattern::parse(text).map_err(|error| refused(&error.to_string()))?;
+    match pattern.impossible() {
+        Some(what) => Err(refused(&format!("can match no repository: {what}"))),
+        None => Ok(pattern.at(id)),
+    }
+}
+
+/// Where traces are sent to.
+pub(super) fn otlp_endpoint(text: &str) -> Result<Url, String> {
+    if cfg!(not(feature = "otlp")) {
+        let problem = "this build sends no traces: build it with --features otlp, or remove this";
+        return Err(problem.to_owned());
+    }
+    http_url(text, "http://127.0.0.1:4318")
 }
 
 /// Whether an upstream's "not found" is passed on for a tag that is held here.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use registry_core::{Clock, Limits, Stores, Upstream};
 
 use super::{Mirror, Parts, StartError};
-use crate::config::{Config, Place, Problems, UpstreamConfig, Written, values};
+use crate::config::{AdminToken, Config, Place, Problems, UpstreamConfig, Written, values};
 use crate::front::FrontLimits;
 
 /// The settings of a [`Mirror`], checked when it starts: [`Mirror::builder`] has an example.
@@ -104,6 +104,35 @@ impl MirrorBuilder {
     /// How long a tag is served without asking whether it moved, in place of not at all.
     pub fn tag_ttl(mut self, ttl: Duration) -> Self {
         self.parts.config.tag_ttl = ttl;
+        self
+    }
+
+    /// Most bytes to keep, as in `50GiB`, in place of what the disk holds but for its reserve.
+    pub fn max_size(mut self, size: &str) -> Self {
+        if let Some(bytes) = self.parse("max_size", size, values::size) {
+            self.parts.config.retention.bytes_max = Some(bytes);
+        }
+        self
+    }
+
+    /// What is left free of the file system, as in `20GiB` or `5%`, in place of the latter.
+    pub fn reserve(mut self, reserve: &str) -> Self {
+        if let Some(reserve) = self.parse("reserve", reserve, values::reserve) {
+            self.parts.config.reserve = reserve;
+        }
+        self
+    }
+
+    /// How long to keep what nobody pulls, in place of as long as there is room.
+    pub fn max_idle(mut self, limit: Duration) -> Self {
+        self.parts.config.retention.idle_max = Some(limit);
+        self
+    }
+
+    /// The file with the token that the admin API wants from everybody, in place of answering this
+    /// machine only.
+    pub fn admin_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.parts.config.admin_token = AdminToken::File(path.into());
         self
     }
 

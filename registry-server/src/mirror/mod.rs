@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use registry_core::{
     Clock, Limits, RegistryCache, Stores, SystemClock, Upstream, UpstreamEntry, UpstreamId,
-    UpstreamPolicy, Upstreams,
+    Upstreams,
 };
 use registry_storage::{DiskOptions, DiskStore};
 use tokio::time::Instant;
@@ -142,6 +142,7 @@ impl Mirror {
             None => {
                 let mut options = DiskOptions::default();
                 options.clock = Arc::clone(&clock);
+                options.reserve = config.reserve;
                 let store = DiskStore::open_with(&config.data_dir, options).await?;
                 (Stores::of(Arc::new(store.clone())), Some(store))
             }
@@ -264,18 +265,9 @@ fn upstreams_of(
 ) -> Result<Upstreams, StartError> {
     let mut upstreams = Upstreams::new();
     for (id, upstream) in brought {
-        let policy = match config.upstreams.remove(&id) {
-            Some(settings) => settings.policy(config.tag_ttl),
-            None => UpstreamPolicy {
-                tag_ttl: config.tag_ttl,
-                ..UpstreamPolicy::default()
-            },
-        };
-        let entry = UpstreamEntry {
-            policy,
-            ..UpstreamEntry::new(upstream)
-        };
-        upstreams.insert(id, entry);
+        let settings = config.upstreams.remove(&id);
+        let settings = settings.unwrap_or_else(|| UpstreamConfig::new([]));
+        upstreams.insert(id, entry_of(upstream, &settings, config.tag_ttl));
     }
     let trust = SystemTrust::default();
     for (id, settings) in &config.upstreams {
@@ -289,14 +281,23 @@ fn upstreams_of(
             }
         };
         metrics.watch(&upstream);
-        let policy = settings.policy(config.tag_ttl);
-        let entry = UpstreamEntry {
-            policy,
-            ..UpstreamEntry::new(upstream)
-        };
-        upstreams.insert(id.clone(), entry);
+        upstreams.insert(id.clone(), entry_of(upstream, settings, config.tag_ttl));
     }
     Ok(upstreams)
+}
+
+/// An upstream with how to treat it, where `tag_ttl` is the general setting.
+fn entry_of(
+    upstream: Arc<dyn Upstream>,
+    settings: &UpstreamConfig,
+    tag_ttl: Duration,
+) -> UpstreamEntry {
+    UpstreamEntry {
+        upstream,
+        policy: settings.policy(tag_ttl),
+        retention: settings.retention(),
+        repositories: settings.repository_rules(tag_ttl),
+    }
 }
 
 fn http_config(

@@ -150,7 +150,7 @@ async fn a_black_hole_costs_the_budget_and_no_more() {
     let setup = Setup::with(|builder, origin| {
         let url = origin.url().parse().unwrap();
         let mut upstream = UpstreamConfig::new([url]);
-        upstream.tag_budget = budget;
+        upstream.rules.tag_budget = Some(budget);
         builder.upstream_config(UPSTREAM, upstream)
     })
     .await;

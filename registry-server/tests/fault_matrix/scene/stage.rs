@@ -110,11 +110,11 @@ pub(super) async fn start_mirror(
     clock: &Arc<ManualClock>,
 ) -> Mirror {
     let mut policy = UpstreamConfig::new([]);
-    policy.tag_budget = if spec.tight.is_some() {
+    policy.rules.tag_budget = Some(if spec.tight.is_some() {
         TAG_BUDGET
     } else {
         AMPLE
-    };
+    });
     let limits = Limits {
         resumes_max: spec.resumes_max(),
         resume_delay_min: RESUME_DELAY,

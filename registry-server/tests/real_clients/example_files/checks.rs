@@ -246,8 +246,8 @@ fn the_mirror_is_configured_as_its_file_says() {
     let id = UpstreamId::parse("registry.example.org").expect("a name");
     let upstream = &config.upstreams[&id];
     assert_eq!(upstream.ca_file, Some(folder.path().join("ca.pem")));
-    assert_eq!(upstream.tag_ttl, Some(Duration::from_secs(10)));
-    assert!(!upstream.forward_not_found);
+    assert_eq!(upstream.rules.tag_ttl, Some(Duration::from_secs(10)));
+    assert_eq!(upstream.rules.forward_not_found, Some(false));
 }
 
 fn folder() -> TempDir {
