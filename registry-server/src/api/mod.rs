@@ -4,12 +4,14 @@
 //! Sizes are bytes, and times are UTC in the form of RFC 3339. Fields may be added; a reader ignores
 //! those that it does not know.
 
+mod name;
 mod time;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use name::{ImageName, ImageNameError};
 pub use time::Time;
 
 /// How the mirror is: `GET /api/v1/status`.
