@@ -62,7 +62,7 @@ pub use store::{
     Stores, TagRecord, TagStore,
 };
 pub use upstream::{
-    Answered, FetchedTags, RepositoryRule, Resolution, RetentionRule, TagPage, Upstream,
-    UpstreamBlob, UpstreamEntry, UpstreamError, UpstreamPolicy, Upstreams, Validator,
+    Answered, Asked, Condition, FetchedTags, RepositoryRule, Resolution, RetentionRule, TagPage,
+    Upstream, UpstreamBlob, UpstreamEntry, UpstreamError, UpstreamPolicy, Upstreams, Validator,
 };
 pub use verify::{DigestMismatch, Hasher, Verified};

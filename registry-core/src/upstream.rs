@@ -125,6 +125,57 @@ pub trait Upstream: Send + Sync + 'static {
         subject: Digest,
         caller: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<Referrers>, UpstreamError>>;
+
+    /// Whether something of a repository can be asked for now, as far as that is known without
+    /// asking: what a question would come to that is asked at once. Cheap, and waits for nothing.
+    fn condition(&self, repository: &Repository, asked: Asked) -> Condition;
+}
+
+/// What an upstream is asked for: registries limit each apart from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Asked {
+    /// What a tag names, or whether some manifest is there.
+    Tag,
+    /// A manifest.
+    Manifest,
+    /// A blob.
+    Blob,
+}
+
+/// Whether an upstream can be asked now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing speaks against it.
+    #[default]
+    Ready,
+    /// It failed, and is not asked until it is found to be well.
+    Resting {
+        /// How long it has been so.
+        elapsed: Duration,
+        /// What happened, in words for a person, without secrets.
+        what: String,
+    },
+    /// It limits the rate of requests, and asks to be left alone.
+    Limited {
+        /// For how much longer.
+        wait: Duration,
+    },
+}
+
+impl Condition {
+    /// What asking would come to; nothing where it has to be tried.
+    pub fn refusal(&self) -> Option<UpstreamError> {
+        match self {
+            Self::Ready => None,
+            Self::Resting { what, .. } => Some(UpstreamError::Unavailable {
+                what: what.clone(),
+                source: None,
+            }),
+            Self::Limited { wait } => Some(UpstreamError::RateLimited {
+                retry_after: Some(*wait),
+            }),
+        }
+    }
 }
 
 /// What an upstream answered, and which of its endpoints did.

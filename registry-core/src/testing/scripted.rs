@@ -9,9 +9,9 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
 
 use crate::{
-    Algorithm, Answered, ByteRange, Caller, Digest, FetchedTags, Hasher, Manifest, RangeRequest,
-    Reference, Referrers, Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob,
-    UpstreamError, Validator,
+    Algorithm, Answered, Asked, ByteRange, Caller, Condition, Digest, FetchedTags, Hasher,
+    Manifest, RangeRequest, Reference, Referrers, Repository, Resolution, Tag, TagPage, Upstream,
+    UpstreamBlob, UpstreamError, Validator,
 };
 
 /// Bytes in one piece of an unscripted body.
@@ -36,6 +36,18 @@ pub enum Call {
     Tags,
     /// [`Upstream::referrers`].
     Referrers,
+}
+
+impl Call {
+    /// Whose [`Condition`] it is subject to.
+    fn asks_for(self) -> Option<Asked> {
+        match self {
+            Self::Resolve | Self::HasManifest => Some(Asked::Tag),
+            Self::Manifest => Some(Asked::Manifest),
+            Self::StatBlob | Self::Blob | Self::BlobPart => Some(Asked::Blob),
+            Self::Tags | Self::Referrers => None,
+        }
+    }
 }
 
 /// What a scripted call does in place of answering from the content.
@@ -224,6 +236,7 @@ struct State {
     once: HashMap<Call, VecDeque<Act>>,
     always: HashMap<Call, Act>,
     down: Option<UpstreamError>,
+    conditions: HashMap<Asked, Condition>,
     calls: Calls,
     blob_requests: Vec<BlobRequest>,
 }
@@ -299,6 +312,12 @@ impl ScriptedUpstream {
         self.lock().down = error;
     }
 
+    /// Says from now on that what is `asked` is in this condition, and answers accordingly: it is
+    /// not called upon, so that the call is not counted.
+    pub fn set_condition(&self, asked: Asked, condition: Condition) {
+        self.lock().conditions.insert(asked, condition);
+    }
+
     /// What was called so far.
     pub fn calls(&self) -> Calls {
         self.lock().calls
@@ -331,6 +350,12 @@ impl ScriptedUpstream {
     ) -> Result<Option<Scripted>, Option<UpstreamError>> {
         let act = {
             let mut state = self.lock();
+            let condition = call
+                .asks_for()
+                .and_then(|asked| state.conditions.get(&asked));
+            if let Some(refusal) = condition.and_then(Condition::refusal) {
+                return Err(Some(refusal));
+            }
             *count(&mut state.calls) += 1;
             if let Some(error) = &state.down {
                 return Err(Some(error.clone()));
@@ -596,6 +621,11 @@ impl Upstream for ScriptedUpstream {
                 Some(content.referrers.get(&subject).cloned().unwrap_or_default())
             }))
         })
+    }
+
+    fn condition(&self, _: &Repository, asked: Asked) -> Condition {
+        let state = self.lock();
+        state.conditions.get(&asked).cloned().unwrap_or_default()
     }
 }
 

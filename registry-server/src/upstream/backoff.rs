@@ -91,6 +91,12 @@ impl<K: Clone + Eq + Hash> Backoffs<K> {
         })
     }
 
+    /// How long a question had better wait that is asked now; nothing where it may go out, be it as
+    /// a trial.
+    pub(super) fn wait(&self, key: &K) -> Option<Duration> {
+        self.table().wait(key, Instant::now())
+    }
+
     fn table(&self) -> MutexGuard<'_, Table<K>> {
         // Nothing is half done in it when a thread panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -149,18 +155,23 @@ enum Leave {
 impl<K: Clone + Eq + Hash> Table<K> {
     /// Whether a question may go out; otherwise, how long it had better wait.
     fn leave(&mut self, key: &K, now: Instant) -> Result<Leave, Duration> {
+        if let Some(wait) = self.wait(key, now) {
+            return Err(wait);
+        }
         let Some(backoff) = self.0.get_mut(key) else {
             return Ok(Leave::Free);
         };
-        let remaining = backoff.until.saturating_duration_since(now);
-        if !remaining.is_zero() {
-            return Err(remaining);
-        }
-        if backoff.on_trial {
-            return Err(TRIAL_WAIT);
-        }
         backoff.on_trial = true;
         Ok(Leave::Trial)
+    }
+
+    fn wait(&self, key: &K, now: Instant) -> Option<Duration> {
+        let backoff = self.0.get(key)?;
+        let remaining = backoff.until.saturating_duration_since(now);
+        if remaining.is_zero() {
+            return backoff.on_trial.then_some(TRIAL_WAIT);
+        }
+        Some(remaining)
     }
 
     /// Takes note of a refusal of what was asked at `begun`; how long to leave it alone. `jitter`

@@ -63,6 +63,11 @@ impl Breaker {
         }
     }
 
+    /// When the last probe closed it, if any did.
+    pub(super) fn closed_at(&self) -> Option<Instant> {
+        self.closed_at
+    }
+
     /// Takes note of a question that was asked at `begun`; whether that opens the breaker, so that
     /// a probe is due.
     pub(super) fn note(&mut self, sign: Sign, why: &str, begun: Instant, now: Instant) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use registry_core::UpstreamError;
+use registry_core::{Clock as _, SystemClock, Timestamp, UpstreamError};
 use tokio::time::Instant;
 use url::Url;
 
@@ -11,8 +11,34 @@ use super::backoff::{BackoffKey, Backoffs, CredentialId, Pass};
 use super::breaker::{Breaker, Sign, jitter};
 use super::config::ProbeSchedule;
 use super::head::HeadSupport;
-use super::quota::{Quota, Quotas, Turn};
+use super::quota::{EndpointQuota, Quota, Quotas, Turn};
 use super::redirect::host_of;
+
+/// How one endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointState {
+    /// Its host, with the port and path where it has any.
+    pub endpoint: String,
+    /// Whether it is asked, or rested and probed in the background.
+    pub up: bool,
+    /// Since when it is so, where that has changed since the start.
+    pub since: Option<Timestamp>,
+    /// The last failure, and when that was.
+    pub last_error: Option<EndpointError>,
+    /// How much it still grants, as far as it has told.
+    pub quotas: Vec<EndpointQuota>,
+}
+
+/// A failure of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointError {
+    /// When.
+    pub at: Timestamp,
+    /// What, in words for a person, without secrets.
+    pub what: String,
+}
 
 /// What is known of one endpoint.
 pub(super) struct Endpoint {
@@ -22,6 +48,7 @@ pub(super) struct Endpoint {
     breaker: Mutex<Breaker>,
     backoffs: Backoffs<BackoffKey>,
     quotas: Mutex<Quotas>,
+    last_error: Mutex<Option<EndpointError>>,
 }
 
 impl Endpoint {
@@ -35,6 +62,7 @@ impl Endpoint {
             breaker: Mutex::default(),
             backoffs: Backoffs::default(),
             quotas: Mutex::default(),
+            last_error: Mutex::default(),
         }
     }
 
@@ -45,17 +73,58 @@ impl Endpoint {
 
     /// The reason not to ask it, if there is one.
     pub(super) fn resting(&self) -> Option<UpstreamError> {
+        let (_, what) = self.rest()?;
+        Some(UpstreamError::Unavailable { what, source: None })
+    }
+
+    /// How long it has not been asked, and the reason.
+    pub(super) fn rest(&self) -> Option<(Duration, String)> {
         let breaker = lock(&self.breaker);
         let rest = breaker.rest()?;
-        Some(UpstreamError::Unavailable {
-            what: format!(
-                "{} failed {} s ago, and is probed but not asked until it is well: {}",
-                self.name,
-                rest.since.elapsed().as_secs(),
-                rest.why
-            ),
-            source: None,
-        })
+        let elapsed = rest.since.elapsed();
+        let what = format!(
+            "{} failed {} s ago, and is probed but not asked until it is well: {}",
+            self.name,
+            elapsed.as_secs(),
+            rest.why
+        );
+        Some((elapsed, what))
+    }
+
+    /// How it is.
+    pub(super) fn state(&self) -> EndpointState {
+        let now = SystemClock.now();
+        let (rest, closed_at) = {
+            let breaker = lock(&self.breaker);
+            (breaker.rest().map(|rest| rest.since), breaker.closed_at())
+        };
+        let quotas = self.quotas().into_iter();
+        EndpointState {
+            endpoint: self.name.clone(),
+            up: rest.is_none(),
+            since: rest.or(closed_at).map(|since| now.before(since.elapsed())),
+            last_error: lock(&self.last_error).clone(),
+            quotas: quotas
+                .map(|(credential, quota)| EndpointQuota {
+                    endpoint: self.name.clone(),
+                    credential,
+                    quota,
+                })
+                .collect(),
+        }
+    }
+
+    /// Takes note of a failure, for whoever wants to know.
+    pub(super) fn failed(&self, error: &UpstreamError) {
+        *lock(&self.last_error) = Some(EndpointError {
+            at: SystemClock.now(),
+            what: error.to_string(),
+        });
+    }
+
+    /// How long a question had better wait that is asked now.
+    pub(super) fn limit(&self, key: &BackoffKey) -> Option<Duration> {
+        self.backoffs.wait(key)
     }
 
     /// Takes note of what became of a question asked at `begun`; whether the endpoint is to be

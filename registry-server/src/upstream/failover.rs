@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
-use registry_core::{Answered, Clock as _, Digest, SystemClock, UpstreamError};
+use registry_core::{
+    Answered, Asked, Clock as _, Condition, Digest, Repository, SystemClock, UpstreamError,
+};
 use tokio::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
-use super::backoff::{BackoffKey, CredentialId, Pass};
+use super::backoff::{BackoffKey, Class, CredentialId, Pass};
 use super::breaker::Sign;
 use super::config::ENOUGH_TIME;
 use super::endpoint::Endpoint;
@@ -93,6 +95,7 @@ impl Transport {
                 Ok(None) => return Ok(None),
                 Err(error) => {
                     debug!(upstream = %self.id, endpoint = endpoint.name(), %error, "no answer");
+                    endpoint.failed(&error);
                     failures.add(error, Told::ByIt);
                 }
             }
@@ -101,6 +104,36 @@ impl Transport {
             Some(error) => Err(error),
             None => Ok(None),
         }
+    }
+}
+
+impl Transport {
+    /// What a question would come to that is asked now: ready if one endpoint may be asked, and
+    /// otherwise what [`Self::ask`] would tell.
+    pub(super) fn condition(&self, repository: &Repository, asked: Asked) -> Condition {
+        let mut condition = None;
+        for (number, endpoint) in self.endpoints.iter().enumerate() {
+            if let Some((elapsed, what)) = endpoint.rest() {
+                condition = condition.or(Some(Condition::Resting { elapsed, what }));
+                continue;
+            }
+            let class = match asked {
+                Asked::Tag if endpoint.manifest_head.is_usable() => Class::ManifestHead,
+                Asked::Tag | Asked::Manifest => Class::Manifest,
+                Asked::Blob => Class::Blob,
+            };
+            let credential = self.auth.credential_id(number, repository);
+            let Some(wait) = endpoint.limit(&BackoffKey { class, credential }) else {
+                return Condition::Ready;
+            };
+            // As among `Failures`: a limit goes before a rest, and the shorter before the longer.
+            let wait = match condition {
+                Some(Condition::Limited { wait: known }) => wait.min(known),
+                _ => wait,
+            };
+            condition = Some(Condition::Limited { wait });
+        }
+        condition.unwrap_or_default()
     }
 }
 
@@ -330,6 +363,9 @@ impl Line {
     fn note(&self, sign: Sign, error: Option<&UpstreamError>) {
         let why = error.map(ToString::to_string).unwrap_or_default();
         let endpoint = &self.transport.endpoints[self.number];
+        if let Some(error) = error {
+            endpoint.failed(error);
+        }
         if endpoint.note(sign, &why, self.begun) {
             self.transport.rest(self.number, &why);
         }

@@ -50,9 +50,9 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt as _};
 use registry_core::{
-    Answered, Caller, Digest, FetchedTags, Manifest, RangeRequest, Reference, Referrers,
-    Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError, UpstreamId,
-    Validator,
+    Answered, Asked, Caller, Condition, Digest, FetchedTags, Manifest, RangeRequest, Reference,
+    Referrers, Repository, Resolution, Tag, TagPage, Upstream, UpstreamBlob, UpstreamError,
+    UpstreamId, Validator,
 };
 use tokio_util::sync::DropGuard;
 
@@ -63,11 +63,13 @@ pub(crate) use credentials::{
 
 pub use config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, ProbeSchedule};
 pub use credentials::{CredentialConfig, CredentialsConfig};
+pub use endpoint::{EndpointError, EndpointState};
 pub use observer::{RequestKind, UpstreamObserver};
 pub use proxy::{Proxies, ProxyUrl, ProxyUrlError};
 pub use quota::{EndpointQuota, Quota};
 pub use tls::SystemTrust;
 
+use endpoint::Endpoint;
 use transport::Transport;
 
 /// A registry over HTTP.
@@ -117,16 +119,14 @@ impl HttpUpstream {
 
     /// How much each endpoint still grants, as far as it has told: in the order of the endpoints.
     pub fn quotas(&self) -> Vec<EndpointQuota> {
+        let endpoints = self.endpoints().into_iter();
+        endpoints.flat_map(|endpoint| endpoint.quotas).collect()
+    }
+
+    /// How each endpoint is, in the order in which they are asked.
+    pub fn endpoints(&self) -> Vec<EndpointState> {
         let endpoints = self.transport.endpoints.iter();
-        let quotas = endpoints.flat_map(|endpoint| {
-            let quotas = endpoint.quotas().into_iter();
-            quotas.map(|(credential, quota)| EndpointQuota {
-                endpoint: endpoint.name().to_owned(),
-                credential,
-                quota,
-            })
-        });
-        quotas.collect()
+        endpoints.map(Endpoint::state).collect()
     }
 }
 
@@ -195,6 +195,10 @@ impl Upstream for HttpUpstream {
         _: &'a Caller,
     ) -> BoxFuture<'a, Result<Option<Referrers>, UpstreamError>> {
         self.fetch_referrers(repository, subject).boxed()
+    }
+
+    fn condition(&self, repository: &Repository, asked: Asked) -> Condition {
+        self.transport.condition(repository, asked)
     }
 }
 
