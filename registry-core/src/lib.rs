@@ -24,6 +24,7 @@ mod memory;
 mod name;
 mod pattern;
 mod pin;
+mod platform;
 mod progress;
 mod range;
 mod referrers;
@@ -46,12 +47,13 @@ pub use inventory::{
     RemovalReason, RemovedUnused, Unit, Upkeep, Usage,
 };
 pub use limits::Limits;
-pub use manifest::{Manifest, ManifestError};
+pub use manifest::{Manifest, ManifestContents, ManifestError, Named};
 pub use media_type::{MediaType, MediaTypeError};
 pub use memory::MemoryStore;
 pub use name::{NameError, Origin, Reference, Repository, Tag, UpstreamId};
 pub use pattern::{PatternError, RepositoryPattern, Specificity};
 pub use pin::{Pin, PinError};
+pub use platform::{Platform, PlatformError};
 pub use progress::{Progress, ProgressMade};
 pub use range::{ByteRange, RangeRequest};
 pub use referrers::{ListedReferrers, NotAnIndex, Referrer, Referrers, ReferrersPage};

@@ -3,9 +3,13 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
-use crate::{Algorithm, Descriptor, Digest, DigestMismatch, Hasher, Link, LinkTarget, MediaType};
+use crate::platform::WrittenPlatform;
+use crate::{
+    Algorithm, Descriptor, Digest, DigestMismatch, Hasher, Link, LinkTarget, MediaType, Platform,
+};
 
 /// An image manifest, an index, or any other JSON document that a registry keeps under
 /// `manifests/`: its exact bytes, their digest, and the media type to serve them with.
@@ -95,10 +99,82 @@ impl Manifest {
 
     /// What this manifest names: by I5, whoever may read it in a repository may read these there.
     pub fn links(&self) -> Vec<Link> {
+        self.contents().links()
+    }
+
+    /// What it is made of, as far as it can be used: what names no digest of ours is left out.
+    pub fn contents(&self) -> ManifestContents {
         match Document::parse(&self.bytes) {
-            Ok(document) => document.links(),
+            Ok(document) => document.contents(),
             // Parsed when it was made.
-            Err(_) => Vec::new(),
+            Err(_) => ManifestContents::default(),
+        }
+    }
+}
+
+/// What a manifest is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManifestContents {
+    /// The configuration of an image.
+    pub config: Option<Named>,
+    /// The layers of an image, or the files of another artifact.
+    pub layers: Vec<Named>,
+    /// The manifests that an index lists.
+    pub manifests: Vec<Named>,
+    /// The manifest that this one is attached to.
+    pub subject: Option<Digest>,
+    /// What kind of artifact it is, where it says so itself.
+    pub artifact_type: Option<MediaType>,
+}
+
+/// Something that a manifest names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes, where that is told.
+    pub size: Option<u64>,
+    /// Its media type, where that is told.
+    pub media_type: Option<MediaType>,
+    /// Its platform, in an index that tells it.
+    pub platform: Option<Platform>,
+    /// What kind of artifact it is, in an index that tells it.
+    pub artifact_type: Option<MediaType>,
+    /// What it is attached to within its index (`vnd.docker.reference.digest`): `BuildKit` puts
+    /// attestations beside the images that they are about.
+    pub attached_to: Option<Digest>,
+}
+
+impl ManifestContents {
+    /// The blobs that it names, the configuration first.
+    pub fn blobs(&self) -> impl Iterator<Item = &Named> {
+        self.config.iter().chain(&self.layers)
+    }
+
+    /// What it names: see [`Manifest::links`].
+    pub fn links(&self) -> Vec<Link> {
+        let blobs = self.blobs().map(|named| named.link(LinkTarget::Blob));
+        let manifests = self.manifests.iter().flat_map(|named| {
+            // BuildKit's cache exports list layers in an index: what is not known to be a
+            // manifest may be asked for either way.
+            let as_blob = (!named.is_manifest()).then(|| named.link(LinkTarget::Blob));
+            let as_manifest = named.link(LinkTarget::Manifest);
+            std::iter::once(as_manifest).chain(as_blob)
+        });
+        blobs.chain(manifests).collect()
+    }
+}
+
+impl Named {
+    /// Whether it is told to be a manifest; where it is not, it may still be one.
+    pub fn is_manifest(&self) -> bool {
+        self.media_type.as_ref().is_some_and(MediaType::is_manifest)
+    }
+
+    fn link(&self, target: fn(Digest) -> LinkTarget) -> Link {
+        Link {
+            target: target(self.digest),
+            size: self.size,
         }
     }
 }
@@ -138,26 +214,50 @@ struct Document {
     #[serde(default)]
     media_type: Option<String>,
     #[serde(default)]
-    config: Option<Named>,
+    config: Option<Written>,
     #[serde(default)]
-    layers: Option<Vec<Named>>,
+    layers: Option<Vec<Written>>,
     #[serde(default)]
-    blobs: Option<Vec<Named>>,
+    blobs: Option<Vec<Written>>,
     #[serde(default)]
-    manifests: Option<Vec<Named>>,
+    manifests: Option<Vec<Written>>,
+    #[serde(default, deserialize_with = "leniently")]
+    subject: Option<Written>,
+    #[serde(default, deserialize_with = "leniently")]
+    artifact_type: Option<String>,
 }
 
 /// A descriptor within a manifest. Lenient: one we cannot use links nothing, and must not make
 /// the rest of the image unusable.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Named {
+struct Written {
     #[serde(default)]
     media_type: Option<String>,
     #[serde(default)]
     digest: Option<String>,
     #[serde(default)]
     size: Option<i64>,
+    #[serde(default, deserialize_with = "leniently")]
+    platform: Option<WrittenPlatform>,
+    #[serde(default, deserialize_with = "leniently")]
+    artifact_type: Option<String>,
+    #[serde(default, deserialize_with = "leniently")]
+    annotations: Option<Annotations>,
+}
+
+#[derive(Deserialize)]
+struct Annotations {
+    #[serde(rename = "vnd.docker.reference.digest", default)]
+    reference: Option<String>,
+}
+
+/// What nobody needs who pulls: where it is not of the form that it should have, it is not there.
+fn leniently<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
 impl Document {
@@ -172,11 +272,7 @@ impl Document {
         if self.schema_version == Some(1) {
             return Err(ManifestError::Schema1);
         }
-        if let Some(told) = self
-            .media_type
-            .as_deref()
-            .and_then(|text| MediaType::parse(text).ok())
-        {
+        if let Some(told) = media_type(self.media_type.as_deref()) {
             return Ok(told);
         }
         let of_index = |kind: &MediaType| {
@@ -196,39 +292,42 @@ impl Document {
         }
     }
 
-    fn links(&self) -> Vec<Link> {
-        let blobs = self
-            .config
-            .iter()
-            .chain(self.layers.iter().flatten())
-            .chain(self.blobs.iter().flatten());
-        let blobs = blobs.filter_map(|named| named.link(LinkTarget::Blob));
-        let manifests = self.manifests.iter().flatten().flat_map(|named| {
-            // BuildKit's cache exports list layers in an index: what is not known to be a
-            // manifest may be asked for either way.
-            let is_manifest = named
-                .media_type
-                .as_deref()
-                .and_then(|text| MediaType::parse(text).ok())
-                .is_some_and(|kind| kind.is_manifest());
-            let as_blob = (!is_manifest)
-                .then(|| named.link(LinkTarget::Blob))
-                .flatten();
-            named.link(LinkTarget::Manifest).into_iter().chain(as_blob)
-        });
-        blobs.chain(manifests).collect()
+    fn contents(self) -> ManifestContents {
+        let read = |all: Option<Vec<Written>>| {
+            let all = all.into_iter().flatten();
+            all.filter_map(|written| written.read()).collect::<Vec<_>>()
+        };
+        let mut layers = read(self.layers);
+        layers.extend(read(self.blobs));
+        ManifestContents {
+            config: self.config.and_then(|config| config.read()),
+            layers,
+            manifests: read(self.manifests),
+            subject: self
+                .subject
+                .and_then(|subject| Some(subject.read()?.digest)),
+            artifact_type: media_type(self.artifact_type.as_deref()),
+        }
     }
 }
 
-impl Named {
-    fn link(&self, target: fn(Digest) -> LinkTarget) -> Option<Link> {
-        let digest = Digest::parse(self.digest.as_deref()?).ok()?;
-        let size = self.size.and_then(|size| u64::try_from(size).ok());
-        Some(Link {
-            target: target(digest),
-            size,
+impl Written {
+    fn read(&self) -> Option<Named> {
+        let annotations = self.annotations.as_ref();
+        let attached_to = annotations.and_then(|of| Digest::parse(of.reference.as_deref()?).ok());
+        Some(Named {
+            digest: Digest::parse(self.digest.as_deref()?).ok()?,
+            size: self.size.and_then(|size| u64::try_from(size).ok()),
+            media_type: media_type(self.media_type.as_deref()),
+            platform: self.platform.as_ref().and_then(WrittenPlatform::read),
+            artifact_type: media_type(self.artifact_type.as_deref()),
+            attached_to,
         })
     }
+}
+
+fn media_type(text: Option<&str>) -> Option<MediaType> {
+    MediaType::parse(text?).ok()
 }
 
 #[cfg(test)]
@@ -374,5 +473,42 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn contents_tell_platforms_and_what_is_attached() {
+        let index = format!(
+            r#"{{"artifactType":"application/x","manifests":[
+                {{"mediaType":"{image}","digest":"{one}","platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}},
+                {{"mediaType":"{image}","digest":"{two}","platform":{{"os":"unknown","architecture":"unknown"}},
+                  "annotations":{{"vnd.docker.reference.digest":"{one}","n":7}}}},
+                {{"mediaType":"{image}","digest":"{three}","platform":"linux","artifactType":7,"annotations":[]}}],
+                "subject":{{"digest":"{two}"}}}}"#,
+            image = MediaType::OCI_MANIFEST,
+            one = digest('1'),
+            two = digest('2'),
+            three = digest('3'),
+        );
+        let contents = manifest(None, &index).unwrap().contents();
+        let parse = |fill| Digest::parse(&digest(fill)).unwrap();
+        let told: Vec<_> = contents
+            .manifests
+            .iter()
+            .map(|named| {
+                let platform = named.platform.as_ref().map(ToString::to_string);
+                (named.digest, platform, named.attached_to)
+            })
+            .collect();
+        let arm = Some("linux/arm64".to_owned());
+        assert_eq!(
+            told,
+            [
+                (parse('1'), arm, None),
+                (parse('2'), None, Some(parse('1'))),
+                (parse('3'), None, None),
+            ]
+        );
+        assert_eq!(contents.subject, Some(parse('2')));
+        assert_eq!(contents.artifact_type.unwrap().as_str(), "application/x");
     }
 }
