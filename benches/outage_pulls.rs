@@ -54,7 +54,7 @@ async fn measure(scale: Scale) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = origin.url().parse().expect("a URL");
     let mut upstream = UpstreamConfig::new([url]);
-    upstream.rules.tag_budget = scale.tag_budget;
+    upstream.rules.tag_budget = Some(scale.tag_budget);
     let mirror = Mirror::builder()
         .data_dir(folder.path())
         .upstream_config(UPSTREAM, upstream)

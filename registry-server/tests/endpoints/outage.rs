@@ -32,7 +32,7 @@ async fn an_outage_costs_one_pull_a_budget_and_the_others_nothing() {
     registry.add_image("app", "new", &ImageSpec::new(2));
     let folder = tempfile::tempdir().unwrap();
     let mut upstream = UpstreamConfig::new([registry.url().parse().unwrap()]);
-    upstream.tag_budget = SOON;
+    upstream.rules.tag_budget = Some(SOON);
     upstream.budgets.headers = SOON;
     let mirror = Mirror::builder()
         .data_dir(folder.path())
