@@ -65,6 +65,18 @@ pub struct Limits {
     pub negative_attached_ttl: Duration,
     /// How many of them are remembered.
     pub negative_entries_max: usize,
+    /// Of how many tags it is remembered what their upstream last said.
+    pub answers_max: usize,
+    /// How many manifests and blobs of one image are looked at for whoever asks about it.
+    pub image_parts_max: usize,
+    /// How many of the latest removals are looked through for what became of an image.
+    pub removals_looked_through_max: usize,
+    /// How many blobs of one image are fetched at a time before anybody pulls it.
+    pub warm_blobs_max: usize,
+    /// How many failures of one verification are told one by one; all are counted.
+    pub verify_findings_max: usize,
+    /// Bytes that are read at a time to be verified.
+    pub verify_chunk_bytes: usize,
     /// Tags, repositories or referrers in one page of a listing.
     pub page_entries_max: usize,
     /// Bytes of descriptors in one page of referrers. Clients read it as a manifest, and refuse
@@ -101,6 +113,12 @@ impl Default for Limits {
             negative_ttl: Duration::from_secs(5),
             negative_attached_ttl: Duration::from_secs(1),
             negative_entries_max: 16_384,
+            answers_max: 4_096,
+            image_parts_max: 10_000,
+            removals_looked_through_max: 1_000,
+            warm_blobs_max: 4,
+            verify_findings_max: 1_000,
+            verify_chunk_bytes: 256 << 10,
             page_entries_max: 1_000,
             referrers_page_bytes_max: 2 << 20,
         }

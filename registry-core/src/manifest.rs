@@ -166,6 +166,18 @@ impl ManifestContents {
 }
 
 impl Named {
+    /// That of which only the digest is known.
+    pub(crate) fn unknown(digest: Digest) -> Self {
+        Self {
+            digest,
+            size: None,
+            media_type: None,
+            platform: None,
+            artifact_type: None,
+            attached_to: None,
+        }
+    }
+
     /// Whether it is told to be a manifest; where it is not, it may still be one.
     pub fn is_manifest(&self) -> bool {
         self.media_type.as_ref().is_some_and(MediaType::is_manifest)

@@ -1,7 +1,7 @@
 //! Why the cache has no answer.
 
 use super::status::StaleReason;
-use crate::{DigestMismatch, StoreError, UpstreamError};
+use crate::{DigestMismatch, Pin, StoreError, UpstreamError};
 
 /// Why the cache has no answer, or why a body broke off. Cloning shares the sources: everyone who
 /// waited for the same fill gets the same error.
@@ -44,6 +44,18 @@ pub enum CacheError {
     /// The store failed under a body that was being read from it.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// The store has nothing to tell of what it keeps ([`Stores::upkeep`](crate::Stores::upkeep)).
+    #[error("the store cannot tell what it keeps")]
+    NoUpkeep,
+    /// It is pinned, and so is not removed.
+    #[error("pinned by {pin}: unpin that first")]
+    Pinned {
+        /// What pins it.
+        pin: Box<Pin>,
+    },
+    /// An index lists no image for any of the platforms that were asked for.
+    #[error("the image is not there for any of these platforms")]
+    NoSuchPlatform,
     /// Too many fills or bypasses are under way.
     #[error("too many downloads are under way")]
     Overloaded,

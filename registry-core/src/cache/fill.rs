@@ -59,11 +59,42 @@ impl Fill {
         }
     }
 
+    /// Waits until the store has what was filled, or it is known that it will not. Meanwhile tells
+    /// how many bytes have come.
+    pub(super) async fn settled(&mut self, mut came: impl FnMut(u64) + Send) -> Settled {
+        loop {
+            {
+                let state = self.state();
+                came(state.coverage.held_end());
+                match (&state.end, &state.settled) {
+                    (Some(End::Whole), Some(Ok(()))) | (Some(End::Stored), _) => {
+                        return Settled::Kept;
+                    }
+                    (Some(End::Whole), Some(Err(error))) => {
+                        return Settled::Failed(error.clone().into());
+                    }
+                    (Some(End::Failed(error)), _) => return Settled::Failed(error.clone()),
+                    (Some(End::Lost), _) => return Settled::Failed(CacheError::Lost),
+                    (Some(End::Whole), None) | (None, _) => {}
+                }
+            }
+            self.changed().await;
+        }
+    }
+
     /// The size of the blob, where the fill has got so far that it can be relied on.
     pub(super) fn size(&mut self) -> Option<u64> {
         let state = self.state();
         state.size.filter(|_| state.begun)
     }
+}
+
+/// What became of a fill for those who want it kept.
+pub(super) enum Settled {
+    /// It is in the store.
+    Kept,
+    /// It is not.
+    Failed(CacheError),
 }
 
 /// The fills under way: at most one per digest (I7).
@@ -131,6 +162,7 @@ struct Obituary(Arc<Spool>);
 impl Drop for Obituary {
     fn drop(&mut self) {
         self.0.end(End::Lost);
+        self.0.abandon();
     }
 }
 
@@ -350,5 +382,6 @@ impl Work {
         if committed.is_ok() && self.cache.grant(&self.errand.origin, vec![link]).await {
             self.cache.health.took();
         }
+        self.obituary.0.settle(committed);
     }
 }

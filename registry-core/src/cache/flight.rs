@@ -76,6 +76,11 @@ where
         flight.landed().await
     }
 
+    /// Whether somebody waits for this answer now.
+    pub(super) fn is_underway(&self, key: &K) -> bool {
+        lock(&self.table).contains_key(key)
+    }
+
     /// The flight for `key`: the one under way, or else one begun with `work`.
     pub(super) fn board<F>(
         &self,

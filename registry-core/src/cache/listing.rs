@@ -52,7 +52,7 @@ impl RegistryCache {
     /// # Errors
     ///
     /// [`CacheError::Store`] where the store cannot tell.
-    pub async fn repositories(
+    pub async fn catalog(
         &self,
         upstream: Option<&UpstreamId>,
         after: Option<&Origin>,

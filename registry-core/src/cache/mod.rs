@@ -8,8 +8,10 @@
 //!   of order; `source`, `patience`: where its bytes come from, whatever breaks off; `extents`: who
 //!   has which of them; pure.
 //! - `follow`, `pass`: the bodies that are read from a fill, and those that are passed through.
+//! - `answers`: what upstreams last said, for people; `upkeep`: what keeps all of it in order.
 //! - `health`, `tasks`: the store's failures, and the tasks that outlive requests.
 
+mod answers;
 mod blobs;
 mod conduct;
 mod error;
@@ -33,6 +35,7 @@ mod standby;
 mod status;
 mod tags;
 mod tasks;
+mod upkeep;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +49,7 @@ use crate::{
     RangeRequest, StoreError, StoreOperation, Stores, SystemClock, Tag, Timestamp, UpstreamBlob,
     UpstreamEntry, UpstreamError, Upstreams, Validator,
 };
+use answers::Answers;
 use fill::Fills;
 use flight::Flights;
 use health::StoreHealth;
@@ -55,9 +59,16 @@ use negative::{Absent, NegativeCache, Place, What};
 use outage::Outages;
 use referrers::{Found, ReferrersKey};
 use tasks::Tasks;
+use upkeep::Verifications;
 
+pub use answers::{TagAnswer, TagSaid};
 pub use error::CacheError;
 pub use status::{BypassReason, CacheStatus, Served, StaleReason};
+pub use upkeep::{
+    BlobDetail, Deleted, Explanation, Filling, Finding, Flaw, ImageDetail, ImageSummary,
+    ManifestDetail, NextPull, RepositorySummary, StillNeeded, Verdict, VerificationState,
+    VerifyReport, VerifyRequest, VerifyScope, WarmOptions, Warmed,
+};
 
 /// A cache of everything that its upstreams have: all that a server calls.
 ///
@@ -82,6 +93,8 @@ struct Inner {
     health: StoreHealth,
     negative: Mutex<NegativeCache>,
     outages: Arc<Outages>,
+    /// What was last said of tags.
+    answers: Answers,
     /// Tags that are being revalidated.
     resolving: Flights<(Origin, Tag, Caller), Option<Resolved>>,
     /// Pages of tags that are being asked for.
@@ -95,6 +108,7 @@ struct Inner {
     fills: Fills,
     fill_permits: Semaphore,
     bypass_permits: Arc<Semaphore>,
+    verifications: Verifications,
 }
 
 /// A manifest from an upstream, and whether the store took it.
@@ -129,6 +143,7 @@ impl RegistryCache {
                 limits.negative_attached_ttl,
             )),
             outages: Arc::default(),
+            answers: Answers::new(limits.answers_max),
             resolving: Flights::new(limits.flights_max),
             listing: Flights::new(limits.flights_max),
             referring: Flights::new(limits.flights_max),
@@ -139,6 +154,7 @@ impl RegistryCache {
             bypass_permits: Arc::new(Semaphore::new(
                 limits.bypasses_max.min(Semaphore::MAX_PERMITS),
             )),
+            verifications: Verifications::default(),
             limits,
         };
         Self {

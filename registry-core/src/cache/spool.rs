@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::extents::{At, Coverage};
 use super::{CacheError, Inner};
-use crate::{BlobSink, ByteRange, SpoolReader, StoreOperation};
+use crate::{BlobSink, ByteRange, SpoolReader, StoreError, StoreOperation};
 
 /// A fill's spool and its state.
 #[derive(Default)]
@@ -57,6 +57,8 @@ pub(super) struct State {
     ending: bool,
     /// How it ended.
     pub(super) end: Option<End>,
+    /// What the store made of it, once that is known.
+    pub(super) settled: Option<Result<(), StoreError>>,
 }
 
 struct File {
@@ -180,6 +182,25 @@ impl Spool {
         self.state.send_if_modified(|state| {
             state.hashed = bytes;
             false
+        });
+    }
+
+    /// The store has taken all of it, or has not.
+    pub(super) fn settle(&self, outcome: Result<(), StoreError>) {
+        self.state
+            .send_modify(|state| state.settled = Some(outcome));
+    }
+
+    /// Whoever would have said what the store made of it is gone.
+    pub(super) fn abandon(&self) {
+        self.state.send_if_modified(|state| {
+            let is_open = state.settled.is_none();
+            if is_open {
+                state.settled = Some(Err(StoreError::Closed {
+                    operation: StoreOperation::Commit,
+                }));
+            }
+            is_open
         });
     }
 

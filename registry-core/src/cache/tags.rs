@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::answers::{TagAnswer, TagSaid};
 use super::flight::Patience;
 use super::freshness::{Freshness, assess};
 use super::manifests::Resolved;
@@ -18,9 +19,23 @@ use crate::{
 };
 
 /// A tag that can be served without the upstream.
-struct Held {
-    record: TagRecord,
-    manifest: Manifest,
+pub(super) struct Held {
+    pub(super) record: TagRecord,
+    pub(super) manifest: Manifest,
+}
+
+/// What a pull of a tag does before it asks anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Course {
+    /// It takes what is held: that is fresh, or frozen.
+    Serve,
+    /// It believes that there is no such tag: the upstream has just said so.
+    Believe,
+    /// It does not wait for an upstream that leaves others waiting: there is something to answer
+    /// with.
+    Spare,
+    /// It asks the upstream.
+    Ask,
 }
 
 impl Held {
@@ -44,21 +59,51 @@ impl Inner {
         let policy = self.entry(origin)?.policy(origin.repository());
         let absent = Absent::tag(origin, tag, caller);
         let standby = match self.held(origin, tag).await {
-            Some(held) => {
-                let assessed = assess(held.record.validated_at, policy.tag_ttl, self.now());
-                if assessed == Freshness::Fresh {
-                    return Ok(held.serve(CacheStatus::Hit, self));
-                }
-                Standby::Held(held)
-            }
+            Some(held) => Standby::Held(held),
             None if self.recalls_absent(&absent) => Standby::Absence,
             None => Standby::Nothing,
         };
-        let said = self.resolve(origin, tag, &absent, &standby, policy).await;
-        Ok(match standby.or(said, policy.forward_not_found)? {
+        let said = match (self.course(&absent, &standby, policy), standby) {
+            (Course::Serve, Standby::Held(held)) => return Ok(held.serve(CacheStatus::Hit, self)),
+            (course, standby) => {
+                let said = match course {
+                    Course::Believe => Some(Ok(None)),
+                    Course::Spare => None,
+                    Course::Serve | Course::Ask => {
+                        self.resolve(origin, tag, &absent, &standby, policy).await
+                    }
+                };
+                standby.or(said, policy.forward_not_found)?
+            }
+        };
+        Ok(match said {
             Choice::Said(Resolved { manifest, status }) => Served::new(manifest, status),
             Choice::Held(held, reason) => held.serve(CacheStatus::Stale(reason), self),
         })
+    }
+
+    /// What a pull of a tag does that has this to answer with. Whoever is told what the next pull
+    /// would do is told it by this, too.
+    pub(super) fn course(
+        &self,
+        absent: &Absent,
+        standby: &Standby<Held>,
+        policy: &UpstreamPolicy,
+    ) -> Course {
+        if let Standby::Held(held) = standby {
+            let assessed = assess(held.record.validated_at, policy.tag_ttl, self.now());
+            if policy.frozen || assessed == Freshness::Fresh {
+                return Course::Serve;
+            }
+        }
+        let upstream = absent.place.origin.upstream();
+        if self.is_absent(absent) {
+            Course::Believe
+        } else if !standby.is_nothing() && self.outages.is_silent(upstream) {
+            Course::Spare
+        } else {
+            Course::Ask
+        }
     }
 
     async fn held(&self, origin: &Origin, tag: &Tag) -> Option<Held> {
@@ -78,12 +123,6 @@ impl Inner {
         standby: &Standby<Held>,
         policy: &UpstreamPolicy,
     ) -> Option<Said<Resolved>> {
-        if self.is_absent(absent) {
-            return Some(Ok(None));
-        }
-        if !standby.is_nothing() && self.outages.is_silent(origin.upstream()) {
-            return None;
-        }
         let prior = match standby {
             Standby::Held(held) => Some(held.record.clone()),
             Standby::Absence | Standby::Nothing => None,
@@ -107,6 +146,7 @@ impl Inner {
         standby.wait_for(flight).await
     }
 
+    /// Asks, records, and remembers what was said.
     async fn revalidate(
         self: &Arc<Self>,
         origin: &Origin,
@@ -114,10 +154,42 @@ impl Inner {
         prior: Option<TagRecord>,
         caller: &Caller,
     ) -> Result<Option<Resolved>, CacheError> {
+        let known = prior.as_ref().map(|record| record.digest);
+        let mut endpoint = None;
+        let asking = self.ask_tag(origin, tag, prior, caller, &mut endpoint);
+        let outcome = asking.await;
+        let said = match &outcome {
+            Ok(Some(resolved)) => match known {
+                Some(known) if known == resolved.manifest.digest() => TagSaid::Unchanged,
+                Some(_) => TagSaid::Moved,
+                None => TagSaid::New,
+            },
+            Ok(None) => TagSaid::Absent,
+            Err(error) => TagSaid::of(error),
+        };
+        let answer = TagAnswer {
+            at: self.now(),
+            endpoint,
+            said,
+            error: outcome.as_ref().err().map(in_words),
+        };
+        self.answers.note(origin, tag, answer);
+        outcome
+    }
+
+    async fn ask_tag(
+        self: &Arc<Self>,
+        origin: &Origin,
+        tag: &Tag,
+        prior: Option<TagRecord>,
+        caller: &Caller,
+        endpoint: &mut Option<Arc<str>>,
+    ) -> Result<Option<Resolved>, CacheError> {
         let upstream = &self.entry(origin)?.upstream;
         let known = prior.as_ref().map(|record| record.digest);
         let resolution = upstream.resolve(origin.repository(), tag, known, caller);
         let resolution = self.in_time(resolution).await?;
+        endpoint.clone_from(&resolution.endpoint);
         let (digest, fetched) = match (resolution.value, known) {
             (Resolution::Unchanged, Some(known)) => (known, None),
             (Resolution::Names(descriptor), _) => {
@@ -213,5 +285,13 @@ impl Inner {
         // A tag that was not recorded is revalidated again: nobody has to know.
         let put = self.stores.tags.put_tag(origin, tag, record);
         let _ = self.store(StoreOperation::Index, put).await;
+    }
+}
+
+/// An error for people: what the upstream's was, where it was one of those.
+fn in_words(error: &CacheError) -> String {
+    match error {
+        CacheError::Upstream(error) => error.to_string(),
+        error => error.to_string(),
     }
 }

@@ -10,6 +10,8 @@ use tokio_util::task::TaskTracker;
 pub(super) struct Tasks {
     tracker: TaskTracker,
     closing: CancellationToken,
+    /// Cancelled before the other: what nobody waits for ends as soon as closing begins.
+    leaving: CancellationToken,
 }
 
 impl Tasks {
@@ -21,6 +23,14 @@ impl Tasks {
         self.tracker.spawn(work(self.closing.clone()));
     }
 
+    /// Runs what nobody waits for, for as long as the cache is open: it must heed the token.
+    pub(super) fn spawn_in_background<F>(&self, work: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.tracker.spawn(work(self.leaving.clone()));
+    }
+
     /// Whether the cache is closing, so that nothing new should begin.
     pub(super) fn is_closed(&self) -> bool {
         self.tracker.is_closed()
@@ -29,6 +39,7 @@ impl Tasks {
     /// Waits for what runs, for `limit` at the most, and then tells it to end.
     pub(super) async fn close(&self, limit: Duration) {
         self.tracker.close();
+        self.leaving.cancel();
         // Whether in time or not: what began just before it was closed, or begins after, ends too.
         let _ = tokio::time::timeout(limit, self.tracker.wait()).await;
         self.closing.cancel();

@@ -166,7 +166,7 @@ async fn a_page_has_its_limit() {
         };
         assert_eq!(listed.unwrap().value, expected);
     }
-    let listed = mirror.cache.repositories(None, None, 10).await.unwrap();
+    let listed = mirror.cache.catalog(None, None, 10).await.unwrap();
     assert_eq!(listed, [one()]);
 }
 
@@ -739,17 +739,13 @@ async fn repositories_are_what_was_pulled() {
     push(&mirror.two, "b", "latest");
     mirror.get_from(&one(), "latest").await.unwrap();
     mirror.get_from(&two(), "latest").await.unwrap();
-    let all = mirror.cache.repositories(None, None, 10).await.unwrap();
+    let all = mirror.cache.catalog(None, None, 10).await.unwrap();
     assert_eq!(all, [one(), two()]);
-    let past = mirror
-        .cache
-        .repositories(None, Some(&one()), 10)
-        .await
-        .unwrap();
+    let past = mirror.cache.catalog(None, Some(&one()), 10).await.unwrap();
     assert_eq!(past, [two()]);
     let of_one = mirror
         .cache
-        .repositories(Some(one().upstream()), None, 10)
+        .catalog(Some(one().upstream()), None, 10)
         .await
         .unwrap();
     assert_eq!(of_one, [one()]);

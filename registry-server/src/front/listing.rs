@@ -126,7 +126,7 @@ impl Registry {
         };
         let origins = self
             .cache
-            .repositories(namespace, page.after.as_ref(), limit)
+            .catalog(namespace, page.after.as_ref(), limit)
             .await
             .map_err(|error| self.error(&error, Target::Catalog))?;
         let more = origins.len() > size;
