@@ -9,7 +9,14 @@ use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 
 use crate::front::{Answer, ApiError, Code, Entry, Lasts, Payload, Readiness, Service};
-use crate::metrics::{Exposition, MEDIA_TYPE};
+use crate::metrics::{Exposition, ListenerName, MEDIA_TYPE};
+
+/// What is at a path.
+enum Endpoint {
+    Health,
+    Ready,
+    Metrics,
+}
 
 /// The admin endpoints.
 pub(crate) struct Admin {
@@ -26,15 +33,19 @@ impl Admin {
     }
 
     /// Every endpoint stands here; those that need more than [`Readiness`] bring it in [`Admin`].
-    fn respond(&self, method: &Method, path: &str) -> Result<Answer, ApiError> {
+    async fn respond(&self, method: &Method, path: &str) -> Result<Answer, ApiError> {
         let endpoint = match path {
-            "/healthz" => Self::health,
-            "/readyz" => Self::ready,
-            "/metrics" => Self::metrics,
+            "/healthz" => Endpoint::Health,
+            "/readyz" => Endpoint::Ready,
+            "/metrics" => Endpoint::Metrics,
             _ => return Err(unknown_path()),
         };
         match *method {
-            Method::GET | Method::HEAD => Ok(endpoint(self)),
+            Method::GET | Method::HEAD => Ok(match endpoint {
+                Endpoint::Health => self.health(),
+                Endpoint::Ready => self.ready(),
+                Endpoint::Metrics => self.metrics().await,
+            }),
             _ => Err(ApiError::method()),
         }
     }
@@ -60,8 +71,8 @@ impl Admin {
 
 impl Admin {
     /// Everything that is counted, in the text format of OpenMetrics.
-    fn metrics(&self) -> Answer {
-        let text = self.exposition.text();
+    async fn metrics(&self) -> Answer {
+        let text = self.exposition.text().await;
         let length = text.len() as u64;
         let media_type = HeaderValue::from_static(MEDIA_TYPE);
         Answer::content(Payload::Bytes(text.into()), length, media_type).lasting(Lasts::Never)
@@ -69,11 +80,15 @@ impl Admin {
 }
 
 impl Service for Admin {
+    const LISTENER: ListenerName = ListenerName::Admin;
     const LOGGED: bool = false;
+    const ROUTE: &'static str = "admin";
 
     fn answer<'a>(&'a self, request: &'a Parts, _: &'a mut Entry) -> BoxFuture<'a, Answer> {
-        let answered = self.respond(&request.method, request.uri.path());
-        Box::pin(async { answered.unwrap_or_else(Answer::from) })
+        Box::pin(async {
+            let answered = self.respond(&request.method, request.uri.path()).await;
+            answered.unwrap_or_else(Answer::from)
+        })
     }
 }
 

@@ -7,12 +7,84 @@
 #[path = "support/http.rs"]
 mod http;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use ::http::Method;
 use http::{Answer, get};
 use registry_server::Mirror;
 use registry_server::testing::{Fault, FixtureRegistry, ImageSpec, Match, Object, Times};
+use tempfile::TempDir;
+
+const UPSTREAM: (&str, &str) = ("upstream", "registry.example");
+
+/// A mirror of a fixture registry, both without anything.
+struct Setup {
+    origin: FixtureRegistry,
+    mirror: Mirror,
+    _folder: TempDir,
+}
+
+impl Setup {
+    async fn start() -> Self {
+        let origin = FixtureRegistry::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = Mirror::builder()
+            .without_known_upstreams()
+            .data_dir(folder.path().join("data"))
+            .upstream("registry.example", &origin.url())
+            .default_upstream("registry.example")
+            .admin_listen("127.0.0.1:0")
+            .start()
+            .await
+            .unwrap();
+        Self {
+            origin,
+            mirror,
+            _folder: folder,
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        asked(self.mirror.addr(), path).await
+    }
+
+    async fn ask(&self, method: &'static str, path: &str) -> u16 {
+        let (address, path) = (self.mirror.addr(), path.to_owned());
+        let asking = tokio::task::spawn_blocking(move || http::ask(method, address, &path));
+        asking.await.unwrap().status
+    }
+
+    /// What `/metrics` tells, once every answer so far is counted: the last of them, which is
+    /// counted when its connection has seen its end.
+    async fn metrics_after(&self, answers: f64) -> String {
+        let counted = |text: &str| -> f64 {
+            let requests = text.lines().filter(|line| {
+                line.starts_with("registry_http_requests_total") && !line.contains("\"admin\"")
+            });
+            requests
+                .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+                .sum()
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let text = self.metrics().await;
+            if counted(&text) >= answers {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "{answers} answers: {text}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn metrics(&self) -> String {
+        let admin = self.mirror.admin_addr().unwrap();
+        let answer = asked(admin, "/metrics").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        String::from_utf8(answer.body.clone()).unwrap()
+    }
+}
 
 async fn asked(address: SocketAddr, path: &str) -> Answer {
     let path = path.to_owned();
@@ -70,7 +142,10 @@ async fn what_was_asked_upstream_is_counted_and_quotas_are_told() {
     let text = String::from_utf8(before.body.to_vec()).unwrap();
     assert!(text.ends_with("# EOF\n"), "{text}");
     assert_eq!(value(&text, "registry_fills_active", &[]), Some(0.0));
-    assert!(!text.contains("registry.example"), "{text}");
+    // From the start on, so that the first bytes are an increase.
+    let labels = [("upstream", "registry.example")];
+    let bytes = value(&text, "registry_upstream_bytes_total", &labels);
+    assert_eq!(bytes, Some(0.0), "{text}");
 
     let layer = image.layers[0].digest;
     for path in [
@@ -114,4 +189,145 @@ async fn what_was_asked_upstream_is_counted_and_quotas_are_told() {
         );
     }
     mirror.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_clients_were_answered_is_counted() {
+    let setup = Setup::start().await;
+    let image = setup
+        .origin
+        .add_image("org/app", "1", &ImageSpec::new(1).layers(&[100_000]));
+    let blob = format!("/v2/org/app/blobs/{}", image.layers[0].digest);
+    assert_eq!(setup.get("/v2/").await.status, 200);
+    for (path, times) in [("/v2/org/app/manifests/1", 2), (&*blob, 3)] {
+        for _ in 0..times {
+            assert_eq!(setup.get(path).await.status, 200);
+        }
+    }
+    assert_eq!(setup.ask("HEAD", &blob).await, 200);
+    assert_eq!(setup.get("/v2/org/app/manifests/2").await.status, 404);
+    assert_eq!(
+        setup
+            .get("/v2/org/app/tags/list?ns=nobody.example")
+            .await
+            .status,
+        404
+    );
+    assert_eq!(setup.ask("DELETE", &blob).await, 405);
+    let text = setup.metrics_after(10.0).await;
+
+    let http = |method, route, status| {
+        let labels = [("method", method), ("route", route), ("status", status)];
+        value(&text, "registry_http_requests_total", &labels)
+    };
+    assert_eq!(http("GET", "ping", "200"), Some(1.0), "{text}");
+    assert_eq!(http("GET", "manifest", "200"), Some(2.0), "{text}");
+    assert_eq!(http("GET", "manifest", "404"), Some(1.0), "{text}");
+    assert_eq!(http("GET", "blob", "200"), Some(3.0), "{text}");
+    assert_eq!(http("HEAD", "blob", "200"), Some(1.0), "{text}");
+    assert_eq!(http("GET", "none", "404"), Some(1.0), "{text}");
+    assert_eq!(http("other", "none", "405"), Some(1.0), "{text}");
+    let cache = |upstream, object, status| {
+        let labels = [
+            ("upstream", upstream),
+            ("object", object),
+            ("status", status),
+        ];
+        value(&text, "registry_cache_requests_total", &labels)
+    };
+    let of = |object, status| cache("registry.example", object, status);
+    assert_eq!(of("manifest", "miss"), Some(1.0), "{text}");
+    assert_eq!(of("manifest", "revalidated"), Some(1.0), "{text}");
+    assert_eq!(of("manifest", "not_found"), Some(1.0), "{text}");
+    assert_eq!(of("blob", "miss"), Some(1.0), "{text}");
+    let served = of("blob", "hit").unwrap_or(0.0) + of("blob", "follow").unwrap_or(0.0);
+    assert_eq!(served, 3.0, "two GETs and a HEAD: {text}");
+    assert_eq!(cache("unknown", "none", "not_found"), Some(1.0), "{text}");
+    let failed = |reason| {
+        value(
+            &text,
+            "registry_failed_answers_total",
+            &[("reason", reason)],
+        )
+    };
+    assert_eq!(failed("not-found"), Some(1.0), "{text}");
+    assert_eq!(failed("unknown-upstream"), Some(1.0), "{text}");
+
+    let sent = value(&text, "registry_served_bytes_total", &[UPSTREAM]).unwrap();
+    let content = 3 * 100_000 + 2 * image.root().size;
+    assert!(sent > content as f64, "the words of errors, too: {text}");
+    assert!(sent < (content + 5_000) as f64, "{text}");
+    let labels = [("object", "blob"), ("status", "miss")];
+    for name in ["first_byte", "body"] {
+        let count = value(&text, &format!("registry_{name}_seconds_count"), &labels);
+        assert_eq!(count, Some(1.0), "{name}: {text}");
+    }
+    for (name, expected) in [
+        ("registry_ready", 1.0),
+        ("registry_store_failing", 0.0),
+        ("registry_store_failures_total", 0.0),
+    ] {
+        assert_eq!(value(&text, name, &[]), Some(expected), "{name}: {text}");
+    }
+    setup.mirror.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_served_stale_is_counted_by_its_reason() {
+    let setup = Setup::start().await;
+    setup.origin.add_image("org/app", "1", &ImageSpec::new(1));
+    assert_eq!(setup.get("/v2/org/app/manifests/1").await.status, 200);
+    let by_tag = Match::object(Object::ManifestByTag);
+    setup
+        .origin
+        .fault(by_tag, Times::Always, Fault::status(503));
+    assert_eq!(setup.get("/v2/org/app/manifests/1").await.status, 200);
+    let text = setup.metrics_after(2.0).await;
+    let labels = [UPSTREAM, ("reason", "unavailable")];
+    let stale = value(&text, "registry_stale_answers_total", &labels);
+    assert_eq!(stale, Some(1.0), "{text}");
+    let ages = value(&text, "registry_stale_age_seconds_count", &[]);
+    assert_eq!(ages, Some(1.0), "{text}");
+    setup.mirror.shutdown().await;
+}
+
+/// What clients make up must not become series (I8).
+#[tokio::test]
+async fn series_do_not_grow_with_what_clients_ask_for() {
+    let setup = Setup::start().await;
+    setup.origin.add_image("org/app", "1", &ImageSpec::new(1));
+    let ask = async |number: usize| {
+        for path in [
+            format!("/v2/org/app{number}/manifests/1"),
+            format!("/v2/org/app/manifests/tag{number}"),
+            format!("/v2/org/app/manifests/1?ns=host{number}.example"),
+            format!("/v2/org/app/tags/list?n={number}&ns=registry.example"),
+            format!("/v2/org/App{number}/manifests/1"),
+            format!("/made/up/{number}"),
+        ] {
+            setup.get(&path).await;
+        }
+        let method = ["PUT", "POST", "PATCH", "DELETE", "BREW"][number % 5];
+        setup.ask(method, "/v2/").await;
+    };
+    let series = |text: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines
+            .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
+            .collect()
+    };
+    // Scrapes are counted as well.
+    setup.metrics().await;
+    for number in 0..5 {
+        ask(number).await;
+    }
+    let before = series(&setup.metrics_after(5.0 * 7.0).await);
+    for number in 5..30 {
+        ask(number).await;
+    }
+    let after = series(&setup.metrics_after(30.0 * 7.0).await);
+    let grown: Vec<_> = after.difference(&before).collect();
+    assert!(grown.is_empty(), "{grown:?}");
+    assert!(before.len() < 1000, "{}", before.len());
+    setup.mirror.shutdown().await;
 }

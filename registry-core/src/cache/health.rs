@@ -35,6 +35,11 @@ impl StoreHealth {
         }
     }
 
+    /// Whether it has failed, and has taken nothing since.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// How often the store has failed.
     pub(super) fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)

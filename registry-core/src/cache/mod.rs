@@ -182,6 +182,11 @@ impl RegistryCache {
         self.inner.health.failures()
     }
 
+    /// Whether the store has failed, and has taken nothing durably since.
+    pub fn store_is_failing(&self) -> bool {
+        self.inner.health.is_failing()
+    }
+
     /// Ends the cache: begins no more fills, lets those under way finish for `limit` at the most,
     /// then ends them. What is committed by then stays; the rest costs a miss. What is stored is
     /// served on; nothing more is asked in the background.

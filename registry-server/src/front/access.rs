@@ -1,4 +1,5 @@
 //! The access log: one event for each request, when its answer has ended or the client has left.
+//! What ends is counted there too.
 //!
 //! It tells no credentials, no header but `User-Agent` and `Range`, and of a query only `ns`.
 
@@ -10,9 +11,11 @@ use http::header::{RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tracing::info;
 
+use super::answer::Came;
 use super::body::BodyError;
 use super::error::chain;
 use super::wire::Marks;
+use crate::metrics::{Answers, Ended, Named, Side};
 
 /// Longest text of a client's that is logged, in bytes.
 const CLIENT_TEXT_BYTES_MAX: usize = 128;
@@ -24,10 +27,21 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 #[derive(Debug)]
 pub(super) struct Access {
     marks: Arc<Marks>,
+    answers: Answers,
     /// Whether this listener's requests are logged.
     logged: bool,
     entry: Entry,
     progress: Progress,
+}
+
+/// To whom a listener's requests are told, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub(super) answers: &'a Answers,
+    /// Whether they are logged.
+    pub(super) logged: bool,
+    /// What those are counted under that are not routed.
+    pub(super) route: &'static str,
 }
 
 /// What a request asked, and what was made of it.
@@ -40,10 +54,13 @@ pub(crate) struct Entry {
     range: Option<String>,
     pub(super) route: &'static str,
     pub(super) upstream: Option<String>,
+    /// Whether it named one that is not configured.
+    pub(super) upstream_is_unknown: bool,
     pub(super) repository: Option<String>,
     pub(super) reference: Option<String>,
-    pub(super) cache_status: Option<&'static str>,
-    pub(super) cache_detail: Option<&'static str>,
+    pub(super) came: Option<Came>,
+    /// How long ago the upstream had confirmed what is served.
+    pub(super) age: Option<Duration>,
     pub(super) error: Option<String>,
     status: u16,
 }
@@ -55,6 +72,8 @@ struct Progress {
     expected: Option<u64>,
     /// Bytes of it that hyper was given.
     handed: u64,
+    /// How long it took until it was given the first of them, or the headers where there are none.
+    first_byte: Option<Duration>,
     /// Those of them that had left when the socket was last seen flushed, and the socket's count
     /// of bytes then.
     left: Option<u64>,
@@ -67,25 +86,27 @@ impl Access {
         headers: &HeaderMap,
         client: SocketAddr,
         marks: Arc<Marks>,
-        logged: bool,
+        told: Told<'_>,
     ) -> Self {
         marks.begin_answer();
         let flushed = marks.flushed();
         Self {
             marks,
-            logged,
+            answers: told.answers.clone(),
+            logged: told.logged,
             entry: Entry {
                 started: Instant::now(),
                 client,
                 method: printable(method.as_str().as_bytes()),
                 user_agent: headers.get(USER_AGENT).map(header_text),
                 range: headers.get(RANGE).map(header_text),
-                route: "none",
+                route: told.route,
                 upstream: None,
+                upstream_is_unknown: false,
                 repository: None,
                 reference: None,
-                cache_status: None,
-                cache_detail: None,
+                came: None,
+                age: None,
                 error: None,
                 status: CLIENT_CLOSED_REQUEST,
             },
@@ -108,11 +129,17 @@ impl Access {
     pub(super) fn answered(&mut self, status: StatusCode, length: u64) {
         self.entry.status = status.as_u16();
         self.progress.expected = Some(length);
+        if length == 0 {
+            self.progress.first_byte = Some(self.entry.started.elapsed());
+        }
     }
 
     /// hyper was given `count` bytes of the body.
     pub(super) fn handed(&mut self, count: u64) {
         self.progress.handed += count;
+        let started = self.entry.started;
+        let first_byte = &mut self.progress.first_byte;
+        first_byte.get_or_insert_with(|| started.elapsed());
     }
 
     /// The body broke off.
@@ -148,22 +175,43 @@ impl Progress {
     }
 }
 
-impl Drop for Access {
-    fn drop(&mut self) {
-        self.note_flushed();
-        self.marks.end_answer();
-        if !self.logged {
-            return;
+impl Access {
+    /// Who ended the answer before its end.
+    fn cut_by(&self) -> Option<Side> {
+        let is_whole = self.progress.expected == Some(self.progress.handed);
+        match (is_whole, &self.entry.error) {
+            (true, _) => None,
+            // A body that broke off is the mirror's doing, not the client's.
+            (false, Some(_)) => Some(Side::Mirror),
+            (false, None) => Some(Side::Client),
         }
+    }
+
+    fn count(&self, sent: u64, elapsed: Duration, cut_by: Option<Side>) {
         let Self {
-            entry,
-            progress,
-            marks,
-            ..
+            entry, progress, ..
         } = self;
-        let whole = progress.expected == Some(progress.handed);
-        // A body that broke off is the mirror's doing, not the client's.
-        let aborted = (!whole && entry.error.is_none()).then_some(true);
+        let upstream = match &entry.upstream {
+            _ if entry.upstream_is_unknown => Some(Named::Unknown),
+            upstream => upstream.as_deref().map(Named::Configured),
+        };
+        self.answers.ended(&Ended {
+            method: &entry.method,
+            route: entry.route,
+            status: entry.status,
+            upstream,
+            came: entry.came,
+            age: entry.age,
+            sent,
+            first_byte: progress.first_byte,
+            body: (cut_by.is_none() && progress.handed > 0).then_some(elapsed),
+            cut_by,
+        });
+    }
+
+    fn log(&self, sent: u64, elapsed: Duration, cut_by: Option<Side>) {
+        let entry = &self.entry;
+        let (cache_status, cache_detail) = entry.came.map(Came::words).unzip();
         info!(
             target: "access",
             client = %entry.client,
@@ -174,15 +222,29 @@ impl Drop for Access {
             reference = entry.reference,
             range = entry.range,
             status = entry.status,
-            cache_status = entry.cache_status,
-            cache_detail = entry.cache_detail,
-            bytes = progress.sent(marks.written()),
-            duration_ms = millis(entry.started.elapsed()),
+            cache_status,
+            cache_detail = cache_detail.flatten(),
+            bytes = sent,
+            duration_ms = millis(elapsed),
             user_agent = entry.user_agent,
-            aborted,
+            aborted = (cut_by == Some(Side::Client)).then_some(true),
             error = entry.error,
             "request"
         );
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        self.note_flushed();
+        self.marks.end_answer();
+        let elapsed = self.entry.started.elapsed();
+        let sent = self.progress.sent(self.marks.written());
+        let cut_by = self.cut_by();
+        self.count(sent, elapsed, cut_by);
+        if self.logged {
+            self.log(sent, elapsed, cut_by);
+        }
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Answer {
     /// Bytes of the content, whether or not the payload is sent.
     length: u64,
     pub(crate) came: Came,
+    /// How long ago the upstream confirmed it, where that is known.
+    pub(super) age: Option<Duration>,
 }
 
 /// How an answer came about, for `Cache-Status` and the log.
@@ -80,6 +82,7 @@ impl Answer {
             payload,
             length,
             came: Came::Local,
+            age: None,
         }
     }
 
@@ -97,6 +100,7 @@ impl Answer {
             payload: Payload::Empty,
             length: 0,
             came: Came::Local,
+            age: None,
         }
     }
 
@@ -127,6 +131,7 @@ impl Answer {
         upstream: &UpstreamId,
     ) -> Self {
         self.came = Came::Cache(status);
+        self.age = age;
         if let Some(age) = age {
             self.headers.insert(AGE, age.as_secs().into());
         }

@@ -18,12 +18,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::access::Access;
+use super::access::{Access, Told};
 use super::answer::Answer;
 use super::error::ApiError;
 use super::limits::FrontLimits;
 use super::service::{Service, answer};
 use super::wire::{Marks, Wire};
+use crate::metrics::Answers;
 
 /// The least that hyper takes for a connection's buffer.
 const BUFFER_BYTES_MIN: usize = 8 << 10;
@@ -43,8 +44,10 @@ pub(super) async fn serve<S: Service>(
     client: SocketAddr,
     service: Arc<S>,
     limits: Arc<FrontLimits>,
+    answers: Answers,
     stop: Stop,
 ) {
+    let _connected = answers.connected(S::LISTENER);
     // Answers are written whole, so nothing is gained by waiting for more to send.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%client, %error, "cannot set TCP_NODELAY");
@@ -59,7 +62,11 @@ pub(super) async fn serve<S: Service>(
             &request.headers,
             client,
             Arc::clone(&marks),
-            S::LOGGED,
+            Told {
+                answers: &answers,
+                logged: S::LOGGED,
+                route: S::ROUTE,
+            },
         );
         let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
         Box::pin(async move {

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::connection::{Stop, refuse, serve};
 use super::limits::FrontLimits;
 use super::service::Service;
+use crate::metrics::Answers;
 
 /// How long accepting rests after the system refused: out of file descriptors, mostly, of which
 /// connections that end give some back.
@@ -29,6 +30,7 @@ pub(super) struct Listener<S> {
     address: SocketAddr,
     service: Arc<S>,
     limits: Arc<FrontLimits>,
+    answers: Answers,
     stop: Stop,
     connections: TaskTracker,
     permits: Arc<Semaphore>,
@@ -42,12 +44,14 @@ impl<S: Service> Listener<S> {
         address: SocketAddr,
         service: S,
         limits: Arc<FrontLimits>,
+        answers: Answers,
     ) -> io::Result<Self> {
         let socket = TcpListener::bind(address).await?;
         Ok(Self {
             address: socket.local_addr()?,
             socket: Mutex::new(Some(socket)),
             service: Arc::new(service),
+            answers,
             stop: Stop::default(),
             connections: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(limits.connections_max)),
@@ -100,6 +104,7 @@ impl<S: Service> Listener<S> {
     async fn admit(&self, stream: TcpStream, client: SocketAddr) {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             self.note_full();
+            self.answers.refused(S::LISTENER);
             let refusal = Arc::clone(&self.refusals).acquire_owned();
             tokio::select! {
                 () = self.stop.drain.cancelled() => {}
@@ -111,7 +116,8 @@ impl<S: Service> Listener<S> {
             return;
         };
         let (service, limits) = (Arc::clone(&self.service), Arc::clone(&self.limits));
-        let serving = serve(stream, client, service, limits, self.stop.clone());
+        let answers = self.answers.clone();
+        let serving = serve(stream, client, service, limits, answers, self.stop.clone());
         self.spawn(serving, Some(permit));
     }
 

@@ -36,12 +36,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use registry_core::{RegistryCache, UpstreamId};
 
 use crate::admin::Admin;
-use crate::metrics::{Exposition, Metrics};
+use crate::metrics::{Answers, Exposition, Metrics};
 use listener::Listener;
 use service::Registry;
 
 pub(crate) use access::Entry;
-pub(crate) use answer::{Answer, Lasts};
+pub(crate) use answer::{Answer, Came, Lasts};
 pub(crate) use body::Payload;
 pub(crate) use error::{ApiError, Code};
 pub use limits::FrontLimits;
@@ -139,7 +139,8 @@ impl Server {
         }
         let limits = Arc::new(limits);
         let readiness = Readiness::default();
-        let exposition = Exposition::new(&metrics, cache.clone());
+        let exposition = Exposition::new(&metrics, cache.clone(), readiness.clone());
+        let answers = metrics.answers();
         let registry = Registry {
             cache,
             default_upstream,
@@ -148,12 +149,12 @@ impl Server {
         let admin = match admin_listen {
             Some(address) => {
                 let admin = Admin::new(readiness.clone(), exposition);
-                Some(listen_on(address, admin, &limits).await?)
+                Some(listen_on(address, admin, &limits, answers).await?)
             }
             None => None,
         };
         Ok(Self {
-            registry: listen_on(listen, registry, &limits).await?,
+            registry: listen_on(listen, registry, &limits, answers).await?,
             admin,
             readiness,
             limits,
@@ -210,8 +211,9 @@ async fn listen_on<S: Service>(
     address: SocketAddr,
     service: S,
     limits: &Arc<FrontLimits>,
+    answers: &Answers,
 ) -> Result<Listener<S>, ServerError> {
-    Listener::bind(address, service, Arc::clone(limits))
+    Listener::bind(address, service, Arc::clone(limits), answers.clone())
         .await
         .map_err(|source| ServerError::Listen { address, source })
 }

@@ -12,16 +12,23 @@ use registry_core::{CacheError, RegistryCache, UpstreamId};
 use tracing::error;
 
 use super::access::Entry;
-use super::address::{Addressing, Route, Target, route};
+use super::address::{Addressing, Fault, Route, Target, route};
 use super::answer::Answer;
 use super::error::ApiError;
 use super::limits::FrontLimits;
 use super::listing::Referring;
+use crate::metrics::ListenerName;
 
 /// What a listener serves.
 pub(crate) trait Service: Send + Sync + 'static {
+    /// Which it is.
+    const LISTENER: ListenerName;
+
     /// Whether its requests are logged.
     const LOGGED: bool;
+
+    /// What requests are counted under that are not routed.
+    const ROUTE: &'static str;
 
     /// Answers a request; `entry` is told what it was about.
     fn answer<'a>(&'a self, request: &'a Parts, entry: &'a mut Entry) -> BoxFuture<'a, Answer>;
@@ -35,7 +42,9 @@ pub(crate) struct Registry {
 }
 
 impl Service for Registry {
+    const LISTENER: ListenerName = ListenerName::Registry;
     const LOGGED: bool = true;
+    const ROUTE: &'static str = "none";
 
     fn answer<'a>(&'a self, request: &'a Parts, entry: &'a mut Entry) -> BoxFuture<'a, Answer> {
         Box::pin(self.route(request, entry))
@@ -56,6 +65,8 @@ impl Registry {
             Err(error) => (error.upstream.as_ref(), error.repository.as_ref()),
         };
         entry.upstream = upstream.map(ToString::to_string);
+        entry.upstream_is_unknown =
+            matches!(&routed, Err(error) if error.fault == Fault::UnknownUpstream);
         entry.repository = repository.map(ToString::to_string);
         let upstream = upstream.cloned();
         let answered = match routed {
@@ -151,9 +162,8 @@ pub(super) async fn answer(
 }
 
 fn note(answer: &Answer, entry: &mut Entry) {
-    let (status, detail) = answer.came.words();
-    entry.cache_status = Some(status);
-    entry.cache_detail = detail;
+    entry.came = Some(answer.came);
+    entry.age = answer.age;
 }
 
 /// What a panic was raised with.

@@ -107,6 +107,7 @@ impl Clients {
             let mut told = Told {
                 observer: self.observer.as_deref(),
                 kind,
+                begun: Instant::now(),
                 status: None,
             };
             let request = client.request(method.clone(), hop.url.clone());
@@ -160,13 +161,14 @@ impl Clients {
 struct Told<'a> {
     observer: Option<&'a dyn UpstreamObserver>,
     kind: RequestKind,
+    begun: Instant,
     status: Option<u16>,
 }
 
 impl Drop for Told<'_> {
     fn drop(&mut self) {
         if let Some(observer) = self.observer {
-            observer.answered(self.kind, self.status);
+            observer.answered(self.kind, self.status, self.begun.elapsed());
         }
     }
 }

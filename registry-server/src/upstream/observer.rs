@@ -1,6 +1,7 @@
 //! Telling others what is asked of an upstream, and what comes: for metrics.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,9 +40,9 @@ impl RequestKind {
 /// It is called on the way of every request, so it must neither wait nor call back. Endpoints are
 /// told by their host, with the port and path where they have any.
 pub trait UpstreamObserver: fmt::Debug + Send + Sync + 'static {
-    /// A request has left, and was answered with this status; none where no answer came, or nobody
-    /// waited for it. Each hop of a redirect is a request.
-    fn answered(&self, kind: RequestKind, status: Option<u16>);
+    /// A request has left, and the headers of its answer came with this status after `elapsed`; no
+    /// status where no answer came, or nobody waited for it. Each hop of a redirect is a request.
+    fn answered(&self, kind: RequestKind, status: Option<u16>, elapsed: Duration);
 
     /// Bytes of a body that answers a question have come.
     fn received(&self, bytes: u64);

@@ -169,7 +169,7 @@ impl Events {
 }
 
 impl UpstreamObserver for Events {
-    fn answered(&self, kind: RequestKind, status: Option<u16>) {
+    fn answered(&self, kind: RequestKind, status: Option<u16>, _: Duration) {
         let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
         self.add(format!("{} {status}", kind.as_str()));
     }
