@@ -146,6 +146,10 @@ async fn what_was_asked_upstream_is_counted_and_quotas_are_told() {
     let labels = [("upstream", "registry.example")];
     let bytes = value(&text, "registry_upstream_bytes_total", &labels);
     assert_eq!(bytes, Some(0.0), "{text}");
+    let host = origin.host();
+    let labels = [UPSTREAM, ("endpoint", host.as_str())];
+    let up = value(&text, "registry_upstream_endpoint_up", &labels);
+    assert_eq!(up, Some(1.0), "{text}");
 
     let layer = image.layers[0].digest;
     for path in [
@@ -168,7 +172,6 @@ async fn what_was_asked_upstream_is_counted_and_quotas_are_told() {
     let bytes = value(&text, "registry_upstream_bytes_total", &[upstream]);
     let manifest = image.root().size;
     assert_eq!(bytes, Some((100_000 + manifest) as f64), "{text}");
-    let host = origin.host();
     let labels = [
         upstream,
         ("endpoint", host.as_str()),

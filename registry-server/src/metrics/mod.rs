@@ -43,7 +43,7 @@ pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0
 pub struct Metrics {
     answers: Answers,
     upstreams: Arc<upstreams::Counted>,
-    /// Whose quotas are told. Weak, since whoever is watched may count here as well.
+    /// Whose endpoints are told of. Weak, since whoever is watched may count here as well.
     watched: Arc<Mutex<Vec<Weak<HttpUpstream>>>>,
 }
 
@@ -63,12 +63,18 @@ impl Metrics {
         Arc::new(upstreams::OfUpstream::new(upstream, &self.upstreams))
     }
 
-    /// Tells the quotas of `upstream` too, while there is one.
+    /// Tells how the endpoints of `upstream` are too, while there is one.
     pub fn watch(&self, upstream: &Arc<HttpUpstream>) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that a new configuration has replaced.
         watched.retain(|upstream| upstream.strong_count() > 0);
         watched.push(Arc::downgrade(upstream));
+    }
+
+    /// Those that are watched, in the order in which that began.
+    pub(crate) fn upstreams(&self) -> Vec<Arc<HttpUpstream>> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// What was answered, sent and received since the start. Of fills nothing is known here: none
@@ -119,7 +125,7 @@ impl Exposition {
         );
         metrics.answers.register(&mut exposition);
         metrics.upstreams.register(&mut exposition);
-        exposition.gather(upstreams::OfQuotas(metrics.clone()));
+        exposition.gather(upstreams::OfEndpoints(metrics.clone()));
         #[cfg(target_os = "linux")]
         exposition
             .plain

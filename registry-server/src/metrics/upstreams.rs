@@ -1,7 +1,8 @@
 //! What is asked of upstreams, what comes, and what they tell of their limits.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -9,7 +10,6 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use registry_core::UpstreamId;
 
@@ -27,7 +27,7 @@ pub(super) struct Counted {
     /// Of all upstreams.
     bytes_in_all: Counter,
     answer: Family<UpstreamLabels, Histogram, fn() -> Histogram>,
-    endpoints_up: Family<EndpointLabels, Gauge>,
+    rests: Family<EndpointLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,7 +62,7 @@ impl Default for Counted {
             bytes: Family::default(),
             bytes_in_all: Counter::default(),
             answer: Family::new_with_constructor(|| Histogram::new(ANSWER_SECONDS)),
-            endpoints_up: Family::default(),
+            rests: Family::default(),
         }
     }
 }
@@ -90,9 +90,9 @@ impl Counted {
             self.answer.clone(),
         );
         exposition.register(
-            "upstream_endpoint_up",
-            "Whether an endpoint that once failed is asked again (1) or only probed (0)",
-            self.endpoints_up.clone(),
+            "upstream_endpoint_rests",
+            "How often an endpoint failed, and was only probed from then on",
+            self.rests.clone(),
         );
     }
 }
@@ -147,12 +147,14 @@ impl UpstreamObserver for OfUpstream {
     }
 
     fn endpoint_turned(&self, endpoint: &str, is_well: bool) {
+        if is_well {
+            return;
+        }
         let labels = EndpointLabels {
             upstream: self.upstream.clone(),
             endpoint: endpoint.to_owned(),
         };
-        let gauge = self.counted.endpoints_up.get_or_create(&labels);
-        gauge.set(i64::from(is_well));
+        self.counted.rests.get_or_create(&labels).inc();
     }
 }
 
@@ -164,9 +166,9 @@ impl fmt::Debug for OfUpstream {
     }
 }
 
-/// What upstreams told of how much they still grant.
+/// How the endpoints of upstreams are, and what they told of how much they still grant.
 #[derive(Debug)]
-pub(super) struct OfQuotas(pub(super) Metrics);
+pub(super) struct OfEndpoints(pub(super) Metrics);
 
 /// A number that a quota has, and what it is called.
 type Reading = (&'static str, &'static str, fn(&Quota) -> Option<u64>);
@@ -194,24 +196,40 @@ const READINGS: [Reading; 4] = [
     ),
 ];
 
-impl Collector for OfQuotas {
+impl Collector for OfEndpoints {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let watched = self.0.watched.lock();
-        let upstreams: Vec<_> = (watched.unwrap_or_else(PoisonError::into_inner).iter())
-            .filter_map(Weak::upgrade)
+        // Of those of the same name, the one that was set up last: others end with what is still
+        // asked of them.
+        let upstreams = self.0.upstreams().into_iter();
+        let upstreams: BTreeMap<_, _> = upstreams
+            .map(|upstream| (upstream.id().clone(), upstream.endpoints()))
             .collect();
+        let endpoints = || {
+            let all = upstreams.iter();
+            all.flat_map(|(id, endpoints)| endpoints.iter().map(move |endpoint| (id, endpoint)))
+        };
+        let name = "upstream_endpoint_up";
+        let help = "Whether an endpoint is asked (1), or failed and is only probed (0).";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (id, endpoint) in endpoints() {
+            let labels = EndpointLabels {
+                upstream: id.to_string(),
+                endpoint: endpoint.endpoint.clone(),
+            };
+            gauge(u64::from(endpoint.up)).encode(metric.encode_family(&labels)?)?;
+        }
         for (name, help, read) in READINGS {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for upstream in &upstreams {
-                for told in upstream.quotas() {
+            for (id, endpoint) in endpoints() {
+                for told in &endpoint.quotas {
                     let Some(value) = read(&told.quota) else {
                         continue;
                     };
                     let labels = QuotaLabels {
-                        upstream: upstream.id().to_string(),
-                        endpoint: told.endpoint,
-                        credential: told.credential,
-                        source: told.quota.source.unwrap_or_default(),
+                        upstream: id.to_string(),
+                        endpoint: endpoint.endpoint.clone(),
+                        credential: told.credential.clone(),
+                        source: told.quota.source.clone().unwrap_or_default(),
                     };
                     gauge(value).encode(metric.encode_family(&labels)?)?;
                 }
