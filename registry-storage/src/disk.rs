@@ -31,7 +31,7 @@ use crate::sink::DiskSink;
 /// [`DiskOptions::index_flush_every`]; [`Self::close`] loses nothing.
 #[derive(Clone)]
 pub struct DiskStore {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 pub(crate) struct Shared {
@@ -205,6 +205,32 @@ impl Shared {
         Some(manifest)
     }
 
+    /// Settles manifests in the background, where it is time to, unless there is no turn free: then
+    /// whoever comes next does.
+    fn settle_manifests(&self) {
+        let Some(folder) = self.folder().filter(|folder| folder.has_to_settle()) else {
+            return;
+        };
+        if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
+            self.hops.spawn_blocking(move || {
+                folder.settle_manifests();
+                drop(folder);
+                drop(turn);
+            });
+        }
+    }
+
+    /// Runs `work`, which changes manifests, as [`Self::blocking`] does.
+    pub(crate) async fn changing_manifests<T: Send + 'static>(
+        &self,
+        operation: StoreOperation,
+        work: impl FnOnce(&Folder) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let changed = self.blocking(operation, work).await;
+        self.settle_manifests();
+        changed
+    }
+
     /// Writes access times in the background, unless there is no turn free: then they are still
     /// due.
     fn write_accesses(&self, folder: Arc<Folder>) {
@@ -300,12 +326,15 @@ impl ManifestStore for DiskStore {
 
     fn put_manifest(&self, manifest: Manifest) -> BoxFuture<'_, Result<(), StoreError>> {
         let put = move |folder: &Folder| folder.put_manifest(&manifest);
-        Box::pin(self.shared.blocking(StoreOperation::Commit, put))
+        Box::pin(self.shared.changing_manifests(StoreOperation::Commit, put))
     }
 
     fn remove_manifest(&self, digest: Digest) -> BoxFuture<'_, Result<bool, StoreError>> {
         let remove = move |folder: &Folder| folder.remove_manifest(digest);
-        Box::pin(self.shared.blocking(StoreOperation::Remove, remove))
+        Box::pin(
+            self.shared
+                .changing_manifests(StoreOperation::Remove, remove),
+        )
     }
 }
 
@@ -371,7 +400,7 @@ impl LinkStore for DiskStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         let origin = origin.clone();
         let link = move |folder: &Folder| folder.link(&origin, &links);
-        Box::pin(self.shared.blocking(StoreOperation::Index, link))
+        Box::pin(self.shared.changing_manifests(StoreOperation::Index, link))
     }
 
     fn unlink<'a>(
@@ -381,7 +410,10 @@ impl LinkStore for DiskStore {
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         let origin = origin.clone();
         let unlink = move |folder: &Folder| folder.unlink(&origin, target);
-        Box::pin(self.shared.blocking(StoreOperation::Index, unlink))
+        Box::pin(
+            self.shared
+                .changing_manifests(StoreOperation::Index, unlink),
+        )
     }
 
     fn origins<'a>(

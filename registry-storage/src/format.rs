@@ -7,8 +7,13 @@ use std::io::{self, Write as _};
 use crate::error::OpenError;
 use crate::layout::{Layout, found, sync_folder};
 
-/// The version of everything in a data folder: paths, keys and rows.
-pub(crate) const FORMAT: u32 = 1;
+/// The version of everything in a data folder: paths, keys and rows. It rises with whatever an
+/// earlier version of this program would not keep right, though it might read it.
+///
+/// - 1: without rows of what is kept, and all that is derived from them.
+pub(crate) const FORMAT: u32 = 2;
+/// The versions that can be read: one before [`FORMAT`] is made that when it is opened.
+pub(crate) const READABLE: [u32; 2] = [1, FORMAT];
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +29,7 @@ impl FormatFile {
     ///
     /// # Errors
     ///
-    /// [`OpenError::UnknownFormat`] for any but [`FORMAT`].
+    /// [`OpenError::UnknownFormat`] for any but those that are [`READABLE`].
     pub(crate) fn read(layout: &Layout) -> Result<Option<Self>, OpenError> {
         let path = layout.format();
         let bytes = found(fs::read(&path)).map_err(OpenError::unusable(&path))?;
@@ -39,7 +44,9 @@ impl FormatFile {
         let found = value("format").unwrap_or_default();
         let epoch = value("epoch").and_then(|text| text.parse().ok());
         match epoch {
-            Some(epoch) if found == FORMAT.to_string() => Ok(Some(Self { epoch })),
+            Some(epoch) if READABLE.iter().any(|format| found == format.to_string()) => {
+                Ok(Some(Self { epoch }))
+            }
             _ => Err(OpenError::UnknownFormat {
                 path: layout.root().to_owned(),
                 found: found.chars().take(32).collect(),

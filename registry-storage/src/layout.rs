@@ -60,6 +60,17 @@ impl Layout {
         self.root.join("partial")
     }
 
+    /// The folder of the marks of manifests that are not settled.
+    pub(crate) fn unsettled(&self) -> PathBuf {
+        self.root.join("unsettled")
+    }
+
+    /// The mark of one manifest.
+    pub(crate) fn mark(&self, manifest: Digest) -> PathBuf {
+        let (algorithm, encoded) = (manifest.algorithm().name(), manifest.encoded());
+        self.unsettled().join(format!("{algorithm}-{encoded}"))
+    }
+
     /// A new file that is swept at the next start, unless it is given another place or dropped.
     pub(crate) fn new_temporary(&self) -> io::Result<NamedTempFile> {
         tempfile::Builder::new()
@@ -154,6 +165,11 @@ impl PartialName {
             _ => Self::Temporary,
         }
     }
+}
+
+/// The manifest whose mark has this name.
+pub(crate) fn manifest_of_mark(name: &str) -> Option<Digest> {
+    Digest::parse(&name.replacen('-', ":", 1)).ok()
 }
 
 /// The digest whose file has this name.

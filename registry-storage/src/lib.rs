@@ -163,8 +163,9 @@ mod spool;
 mod step;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod upkeep;
 
 pub use disk::DiskStore;
 pub use error::OpenError;
-pub use folder::{Rebuilt, Recovery};
+pub use folder::{Rebuilt, Recovery, Upgraded};
 pub use options::{DiskOptions, Reserve};

@@ -32,11 +32,23 @@ pub(crate) const REBUILD_BATCH_ENTRIES: usize = 1_000;
 /// Size of the file that lists the origins of one manifest: some hundred of them. Those beyond are
 /// not listed, and lose their links with the index.
 pub(crate) const SIDECAR_BYTES_MAX: u64 = 64 << 10;
+/// Origins that are listed again beside a manifest that is kept anew.
+pub(crate) const RELISTED_MAX: usize = 256;
 /// Largest record of the referrers of one manifest, in bytes.
 pub(crate) const REFERRERS_RECORD_BYTES_MAX: usize = 5 << 20;
 /// Locks that calls about one digest take turns by. Two digests share one with a chance of one in
 /// this many, and then only wait for each other.
 pub(crate) const TURNS: usize = 256;
+/// Rows of what is kept that are changed at a time, before others have their turn.
+pub(crate) const BOOK_ENTRIES: usize = 128;
+/// Removals that are remembered; the oldest give way.
+pub(crate) const REMOVALS_MAX: u64 = 4_096;
+/// Manifests that were changed and are not yet settled from which on they are settled, in the
+/// background.
+pub(crate) const UNSETTLED_DUE: usize = 64;
+/// The same, from which on whoever changes another settles them first. A start looks at no more
+/// of them than this.
+pub(crate) const UNSETTLED_MAX: usize = 256;
 /// After a write to the index failed, how long until it is opened anew to write again.
 pub(crate) const INDEX_REVIVE_AFTER: Duration = Duration::from_secs(5);
 

@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use registry_core::{BlobSink, Digest, SpoolReader, StoreError, StoreOperation, Verified};
 
 use crate::disk::Shared;
-use crate::folder::{Folder, Left, Partial};
+use crate::folder::{Folder, Left, Partial, Staged, Written};
 use crate::options::{CHECKPOINT_BYTES, SPACE_CHECK_BYTES, UNFINISHED_BYTES_MIN};
 use crate::space::Promise;
 use crate::spool::Spool;
@@ -31,6 +31,8 @@ struct Writer {
     partial: Partial,
     spool: Arc<Spool>,
     progress: Mutex<Progress>,
+    /// What it takes on the disk.
+    taken: Written,
     /// Every byte before it is written.
     checkpoint: AtomicU64,
     /// The checkpoint that a crash leaves.
@@ -84,7 +86,13 @@ impl DiskSink {
         let shared = Arc::clone(&store);
         // Made where it runs to its end: whoever no longer waits for it drops it.
         let make = move |folder: &Folder| {
-            let (partial, content, kept, room) = folder.stage_blob(digest, size_hint)?;
+            let Staged {
+                partial,
+                content,
+                kept,
+                room,
+                written,
+            } = folder.stage_blob(digest, size_hint)?;
             let spool = Spool::new(shared, Arc::new(content), kept);
             let progress = Progress {
                 written: kept,
@@ -98,6 +106,7 @@ impl DiskSink {
                 partial,
                 spool: Arc::new(spool),
                 progress: Mutex::new(progress),
+                taken: written,
                 checkpoint: AtomicU64::new(kept),
                 recorded: Mutex::new(kept),
             };
@@ -176,6 +185,7 @@ impl Writer {
         if committed.is_ok() || synced.is_err() || !self.partial.path().exists() {
             // It has its place, or another has; or nobody knows what is in it.
             folder.remove_partial(&self.partial);
+            self.taken.settle();
             self.progress().phase = Phase::Gone;
         }
         if committed.is_ok() {
@@ -200,6 +210,7 @@ impl Drop for Writer {
         let checkpoint = *self.checkpoint.get_mut();
         let partial = self.partial.clone();
         let is_left = phase != Phase::Discarded && checkpoint >= UNFINISHED_BYTES_MIN;
+        self.taken.settle();
         if is_left {
             // At once: whoever stages the digest next is to find it.
             folder.leave(Left::new(
@@ -234,6 +245,7 @@ impl<'a> Writing<'a> {
         progress.phase.check_open(StoreOperation::Write)?;
         let former = progress.begun;
         progress.begun += len;
+        writer.taken.add(len);
         progress.under_way += 1;
         let has_to_look = former / SPACE_CHECK_BYTES != progress.begun / SPACE_CHECK_BYTES;
         let is_done = false;

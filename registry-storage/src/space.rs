@@ -88,16 +88,29 @@ impl Space {
     /// [`StoreError::NoSpace`] where they do not.
     pub(crate) fn check(&self, bytes: u64) -> Result<(), StoreError> {
         let operation = StoreOperation::Write;
+        let (available, reserve) = self.measure()?;
+        if available < reserve.saturating_add(bytes) {
+            return Err(StoreError::NoSpace { operation });
+        }
+        Ok(())
+    }
+
+    /// What may still be written, and is not promised to anybody.
+    pub(crate) fn free(&self) -> Result<u64, StoreError> {
+        let (available, reserve) = self.measure()?;
+        let taken = reserve.saturating_add(self.promised.load(Ordering::Relaxed));
+        Ok(available.saturating_sub(taken))
+    }
+
+    /// What this process may write, and what is to be left of that.
+    fn measure(&self) -> Result<(u64, u64), StoreError> {
         let space = self.probe.measure(&self.path);
-        let space = space.map_err(|source| StoreError::io(operation, source))?;
+        let space = space.map_err(|source| StoreError::io(StoreOperation::Write, source))?;
         let reserve = match self.reserve {
             Reserve::Bytes(bytes) => bytes,
             Reserve::Percent(percent) => space.total / 100 * u64::from(percent),
         };
-        if space.available < reserve.saturating_add(bytes) {
-            return Err(StoreError::NoSpace { operation });
-        }
-        Ok(())
+        Ok((space.available, reserve))
     }
 }
 

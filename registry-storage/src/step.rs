@@ -38,6 +38,18 @@ pub enum Step {
     ManifestRenamed,
     /// A manifest was removed.
     ManifestRemoved,
+    /// A manifest is marked as one whose files and row may not agree.
+    ManifestMarked,
+    /// The row of a manifest was recorded, or changed.
+    ManifestRecorded,
+    /// The row of a manifest was removed.
+    ManifestDismissed,
+    /// Files and rows of manifests that were marked are on the disk.
+    ManifestsSettled,
+    /// A manifest is no longer marked.
+    MarkRemoved,
+    /// Everything that names some content was forgotten.
+    Forgotten,
     /// Rows of links were recorded.
     LinksRecorded,
     /// An origin was listed beside a manifest.

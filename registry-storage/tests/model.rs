@@ -364,6 +364,15 @@ impl Model {
                     self.list(n, *at).await;
                 }
             }
+            Call::PutManifest(n, _) => {
+                let links = self.stores().links;
+                let target = LinkTarget::Manifest(manifest(*n, 0).digest());
+                for at in 0..4 {
+                    if links.linked(&origin(at), target).await.unwrap().is_some() {
+                        self.list(*n, at).await;
+                    }
+                }
+            }
             Call::Unlink(at, to) => {
                 self.listed.remove(&(*to, *at));
             }

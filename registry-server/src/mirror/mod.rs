@@ -144,7 +144,8 @@ impl Mirror {
                 options.clock = Arc::clone(&clock);
                 options.reserve = config.reserve;
                 let store = DiskStore::open_with(&config.data_dir, options).await?;
-                (Stores::of(Arc::new(store.clone())), Some(store))
+                let kept = Arc::new(store.clone());
+                (Stores::of(Arc::clone(&kept)).kept_by(kept), Some(store))
             }
         };
         let cache = RegistryCache::with(stores, upstreams, cache_limits, clock);

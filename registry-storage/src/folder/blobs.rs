@@ -5,9 +5,12 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use registry_core::{BlobStat, Digest, Hasher, LinkTarget, StoreError, StoreOperation, Verified};
+use registry_core::{
+    BlobStat, Digest, Hasher, LinkTarget, RemovedUnused, StoreError, StoreOperation, Verified,
+};
 
 use super::Folder;
+use crate::index::Unused;
 use crate::index::keys::{BlobRow, Intent};
 use crate::layout::{Kind, found, sync_folder};
 use crate::step::Step;
@@ -62,9 +65,14 @@ impl Folder {
         // An intent that stays is settled at the next start, by what is there then.
         let _ = self.index.remove_intent(digest);
         self.step(Step::IntentRemoved);
-        placed?;
-        self.touch_blocking(LinkTarget::Blob(digest));
-        Ok(())
+        placed
+    }
+
+    /// Records a blob whose file is there and was verified: accessed now, where it is new.
+    fn admit_blob(&self, digest: Digest, size: u64) -> Result<(), StoreError> {
+        let is_proven = true;
+        let row = BlobRow { size, is_proven };
+        self.index.admit_blob(digest, row, self.clock.now())
     }
 
     fn place_blob(&self, partial: &Path, digest: Digest, size: u64) -> Result<(), StoreError> {
@@ -75,8 +83,7 @@ impl Folder {
         let folder = path.parent().expect("it is in a folder");
         sync_folder(folder).map_err(failed)?;
         self.step(Step::FolderSynced);
-        let is_proven = true;
-        self.index.put_blob(digest, BlobRow { size, is_proven })?;
+        self.admit_blob(digest, size)?;
         self.step(Step::RowWritten);
         Ok(())
     }
@@ -107,9 +114,12 @@ impl Folder {
 
     /// Removes row and file of a blob, in its turn.
     fn discard_blob(&self, digest: Digest) -> Result<(), StoreError> {
-        self.index.put_intent(digest, Intent::Remove)?;
-        self.index.remove_blob(digest)?;
-        self.index.remove_accessed(LinkTarget::Blob(digest))?;
+        self.index.dismiss_blob(digest)?;
+        self.remove_dismissed(digest)
+    }
+
+    /// Removes the file of a blob whose row was just removed, in its turn.
+    fn remove_dismissed(&self, digest: Digest) -> Result<(), StoreError> {
         self.accesses.forget(LinkTarget::Blob(digest));
         // The row is gone for good before the file goes (I6).
         self.index.flush()?;
@@ -149,16 +159,42 @@ impl Folder {
         }
     }
 
+    /// Removes a blob that no kept manifest names. The row goes while nobody can keep one that
+    /// does; whoever keeps one then finds the blob absent.
+    pub(crate) fn remove_unused(&self, digest: Digest) -> Result<RemovedUnused, StoreError> {
+        let failed = |source| StoreError::io(StoreOperation::Remove, source);
+        let _turn = self.turn(digest);
+        let path = self.layout.content(Kind::Blob, digest);
+        let file = found(fs::symlink_metadata(&path)).map_err(failed)?;
+        match self.index.dismiss_unused(digest)? {
+            Unused::Needed => return Ok(RemovedUnused::Needed),
+            Unused::Absent if file.is_none() => return Ok(RemovedUnused::Absent),
+            // A file without a row: it goes as one with a row does.
+            Unused::Absent => self.index.put_intent(digest, Intent::Remove)?,
+            Unused::Dismissed => {}
+        }
+        self.remove_dismissed(digest)?;
+        Ok(match file {
+            None => RemovedUnused::Absent,
+            Some(file) => RemovedUnused::Removed(file.len()),
+        })
+    }
+
     /// A blob's file and size. Counts as an access.
     pub(crate) fn find_blob(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
-        let blob = match self.agreeing(digest)? {
-            Some(blob) => Some(blob),
-            None => self.settle_blob(digest)?,
-        };
+        let blob = self.peek_blob(digest)?;
         if blob.is_some() {
             self.touch_blocking(LinkTarget::Blob(digest));
         }
         Ok(blob)
+    }
+
+    /// The same, without counting as an access.
+    pub(crate) fn peek_blob(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
+        match self.agreeing(digest)? {
+            Some(blob) => Ok(Some(blob)),
+            None => self.settle_blob(digest),
+        }
     }
 
     /// The blob, where its row is proven and its file is of the row's size.
@@ -206,8 +242,7 @@ impl Folder {
             }
             Some(row) if row.is_proven => Ok(Some((file, size))),
             _ if is_content(&file, digest)? => {
-                let is_proven = true;
-                self.index.put_blob(digest, BlobRow { size, is_proven })?;
+                self.admit_blob(digest, size)?;
                 Ok(Some((file, size)))
             }
             _ => {
@@ -234,8 +269,7 @@ impl Folder {
         match (row, file, intent) {
             (Some(_), ..) | (None, None, _) => {}
             (None, Some((_, len)), Intent::Commit { size }) if len == size => {
-                let is_proven = true;
-                self.index.put_blob(digest, BlobRow { size, is_proven })?;
+                self.admit_blob(digest, size)?;
             }
             (None, Some(_), _) => {
                 let removed = self.remove_file(digest);

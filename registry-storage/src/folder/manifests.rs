@@ -1,13 +1,15 @@
-//! Manifests: a file each, which needs no row.
+//! Manifests: a file each, and a row that says what it takes and what it names.
 //!
 //! A manifest is small enough to be hashed whenever it is read, so its file proves itself: it is
 //! there and whole, or it is absent. Hence nothing has to be synced while an image is being
-//! pulled, no crash leaves a file that nobody knows of, and losing the index loses no manifest
-//! (I10). The first line of the file is the media type and, for no digest of the manifest tells
+//! pulled, and losing the index loses no manifest (I10). Its row is made what its files are: see
+//! `marks`. The first line of the file is the media type and, for no digest of the manifest tells
 //! whether that is damaged, a digest of its own; the rest are the manifest's bytes (I9).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
+use std::path::Path;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -16,7 +18,7 @@ use registry_core::{
 };
 
 use super::{Folder, sidecar};
-use crate::layout::{Kind, found};
+use crate::layout::{Kind, Layout, found};
 use crate::step::Step;
 
 /// Manifests that were asked for lately; at most so many bytes of them.
@@ -43,19 +45,25 @@ pub(super) fn hot(bytes_max: u64) -> Hot {
 impl Folder {
     /// The manifest, from memory or from its file. Counts as an access.
     pub(crate) fn manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
-        let _turn = self.turn(digest);
-        let manifest = match self.manifests.get(&digest) {
-            Some(manifest) => Some(manifest),
-            None => self.load_manifest(digest)?,
-        };
+        let manifest = self.peek_manifest(digest)?;
         if manifest.is_some() {
             self.touch_blocking(LinkTarget::Manifest(digest));
         }
         Ok(manifest)
     }
 
+    /// The same, without counting as an access.
+    pub(crate) fn peek_manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
+        let _turn = self.turn(digest);
+        match self.manifests.get(&digest) {
+            Some(manifest) => Ok(Some(manifest)),
+            None => self.load_manifest(digest),
+        }
+    }
+
     /// Keeps a manifest, unless it is kept already.
     pub(crate) fn put_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        self.bound_unsettled();
         let digest = manifest.digest();
         let _turn = self.turn(digest);
         if self.load_manifest(digest)?.is_some() {
@@ -63,12 +71,18 @@ impl Folder {
         }
         self.with_room(|| {
             self.space.check(manifest.bytes().len() as u64)?;
-            self.write_manifest(manifest)
+            self.mark(digest)
+                .and_then(|()| self.write_manifest(manifest))
                 .map_err(|source| StoreError::io(StoreOperation::Commit, source))
         })?;
         self.step(Step::ManifestRenamed);
+        if let Err(error) = self.record_manifest(manifest) {
+            // As if it had not begun.
+            let _ = fs::remove_file(self.layout.content(Kind::Manifest, digest));
+            return Err(error);
+        }
         self.manifests.insert(digest, manifest.clone());
-        self.touch_blocking(LinkTarget::Manifest(digest));
+        self.list_origins(manifest)?;
         Ok(())
     }
 
@@ -84,45 +98,135 @@ impl Folder {
         Ok(())
     }
 
+    /// Records a manifest that has its file, in its turn: accessed now, where it is new.
+    fn record_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let failed = |source| StoreError::io(StoreOperation::Index, source);
+        let digest = manifest.digest();
+        self.mark(digest).map_err(failed)?;
+        let bytes = manifest_bytes(&self.layout, digest).map_err(failed)?;
+        let children = children_of(manifest);
+        let now = self.clock.now();
+        self.index.admit_manifest(digest, bytes, &children, now)?;
+        self.step(Step::ManifestRecorded);
+        Ok(())
+    }
+
+    /// Records what the files of a manifest take now, in its turn.
+    pub(super) fn measure_manifest(&self, digest: Digest) -> Result<(), StoreError> {
+        let bytes = manifest_bytes(&self.layout, digest)
+            .map_err(|source| StoreError::io(StoreOperation::Index, source))?;
+        self.index.resize(LinkTarget::Manifest(digest), bytes)?;
+        self.step(Step::ManifestRecorded);
+        Ok(())
+    }
+
     /// Removes a manifest; whether it was there.
     pub(crate) fn remove_manifest(&self, digest: Digest) -> Result<bool, StoreError> {
         let failed = |source| StoreError::io(StoreOperation::Remove, source);
+        self.bound_unsettled();
+        // What was accessed before is not to be moved by that from where its removal puts it.
+        self.write_accesses();
         let _turn = self.turn(digest);
-        self.manifests.remove(&digest);
-        // First: what lists origins never outlives a manifest that was removed.
-        if sidecar::remove(&self.layout.origins(digest)).map_err(failed)? {
-            self.step(Step::OriginsRemoved);
-        }
-        let removed = found(fs::remove_file(self.layout.content(Kind::Manifest, digest)));
-        let removed = removed.map_err(failed)?;
-        self.step(Step::ManifestRemoved);
-        if removed.is_none() {
+        let has_files = manifest_bytes(&self.layout, digest).map_err(failed)? > 0;
+        if !has_files && self.index.content(LinkTarget::Manifest(digest))?.is_none() {
             return Ok(false);
         }
+        self.discard_manifest(digest)
+    }
+
+    /// Removes row and files of a manifest, in its turn; whether there was a file.
+    fn discard_manifest(&self, digest: Digest) -> Result<bool, StoreError> {
+        self.manifests.remove(&digest);
+        // On a full disk there may be no room for the mark, and the removal is all the more wanted.
+        let is_marked = self.mark(digest).is_ok();
+        self.index.dismiss_manifest(digest)?;
         self.accesses.forget(LinkTarget::Manifest(digest));
-        self.index.remove_accessed(LinkTarget::Manifest(digest))?;
-        Ok(true)
+        self.step(Step::ManifestDismissed);
+        let removed = self.remove_manifest_files(digest);
+        if removed.is_err() {
+            // As if it had not begun.
+            self.agree_manifest(digest)?;
+        }
+        if !is_marked {
+            self.index.flush()?;
+        }
+        removed.map_err(|source| StoreError::io(StoreOperation::Remove, source))
+    }
+
+    /// What lists origins never outlives a manifest that was removed: it goes first.
+    fn remove_manifest_files(&self, digest: Digest) -> io::Result<bool> {
+        if sidecar::remove(&self.layout.origins(digest))? {
+            self.step(Step::OriginsRemoved);
+        }
+        let removed = found(fs::remove_file(self.layout.content(Kind::Manifest, digest)))?;
+        self.step(Step::ManifestRemoved);
+        Ok(removed.is_some())
     }
 
     /// Reads a manifest's file, in its turn, and removes one that does not prove itself. Its
-    /// origins stay listed: its links stand, and the next fetch of it heals what they are worth.
+    /// links stand, and when it is kept again so does the list of its origins.
     pub(super) fn load_manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
         let path = self.layout.content(Kind::Manifest, digest);
         let bytes = found(fs::read(&path))
             .map_err(|source| StoreError::io(StoreOperation::Read, source))?;
+        let has_row = self.index.content(LinkTarget::Manifest(digest))?.is_some();
         let Some(bytes) = bytes else {
+            if has_row {
+                self.forget_manifest(digest, "its file is missing")?;
+            }
             return Ok(None);
         };
         let Some(manifest) = parse(&bytes.into(), digest) else {
-            tracing::warn!(%digest, "a stored manifest is damaged and forgotten");
-            self.count_forgotten();
-            fs::remove_file(&path)
-                .map_err(|source| StoreError::io(StoreOperation::Remove, source))?;
+            self.forget_manifest(digest, "its file is damaged")?;
             return Ok(None);
         };
+        if !has_row {
+            self.record_manifest(&manifest)?;
+        }
         self.manifests.insert(digest, manifest.clone());
         Ok(Some(manifest))
     }
+
+    fn forget_manifest(&self, digest: Digest, why: &'static str) -> Result<(), StoreError> {
+        tracing::warn!(%digest, why, "a stored manifest is forgotten, and will be fetched anew");
+        self.count_forgotten();
+        self.discard_manifest(digest)?;
+        Ok(())
+    }
+
+    /// Makes the row of a manifest what its files are, in its turn; whether it was not. Files that
+    /// are no manifest go.
+    pub(super) fn agree_manifest(&self, digest: Digest) -> Result<bool, StoreError> {
+        let failed = |source| StoreError::io(StoreOperation::Read, source);
+        let row = self.index.content(LinkTarget::Manifest(digest))?;
+        let file = found(fs::read(self.layout.content(Kind::Manifest, digest))).map_err(failed)?;
+        if let Some(manifest) = file.and_then(|file| parse(&file.into(), digest)) {
+            let bytes = manifest_bytes(&self.layout, digest).map_err(failed)?;
+            let agrees = row.is_some_and(|row| row.bytes == bytes);
+            if !agrees {
+                self.record_manifest(&manifest)?;
+            }
+            return Ok(!agrees);
+        }
+        let had_row = self.index.dismiss_manifest(digest)?;
+        let had_files = manifest_bytes(&self.layout, digest).map_err(failed)? > 0;
+        self.remove_manifest_files(digest).map_err(failed)?;
+        Ok(had_row || had_files)
+    }
+}
+
+/// What the files of a manifest take: its own, and the list of its origins.
+pub(super) fn manifest_bytes(layout: &Layout, digest: Digest) -> io::Result<u64> {
+    let len = |path: &Path| -> io::Result<u64> {
+        Ok(found(fs::symlink_metadata(path))?.map_or(0, |meta| meta.len()))
+    };
+    let own = len(&layout.content(Kind::Manifest, digest))?;
+    Ok(own + len(&layout.origins(digest))?)
+}
+
+/// What a manifest names.
+pub(super) fn children_of(manifest: &Manifest) -> BTreeSet<LinkTarget> {
+    manifest.links().iter().map(|link| link.target).collect()
 }
 
 /// The first line of the file of a manifest of this type.

@@ -5,8 +5,11 @@
 //! back to one that does before they draw a conclusion from what does not agree.
 
 mod blobs;
+mod derive;
+mod inventory;
 mod links;
 mod manifests;
+mod marks;
 mod open;
 mod partials;
 mod repair;
@@ -28,10 +31,11 @@ use crate::space::Space;
 use crate::step::{Probe, Step};
 use unfinished::Unfinished;
 
+pub use self::derive::Upgraded;
 pub use self::open::Recovery;
 pub(crate) use self::partials::{Content, Partial};
 pub use self::repair::Rebuilt;
-pub(crate) use self::unfinished::Left;
+pub(crate) use self::unfinished::{Left, Staged, Written};
 
 pub(crate) struct Folder {
     pub(crate) layout: Layout,
@@ -42,6 +46,7 @@ pub(crate) struct Folder {
     clock: Arc<dyn Clock>,
     turns: Vec<Mutex<()>>,
     manifests: manifests::Hot,
+    marks: marks::Marks,
     forgotten: AtomicU64,
     epoch: u64,
     steps: Probe,
@@ -84,11 +89,14 @@ impl Folder {
         }
     }
 
-    /// When some content was last opened, as far as that was recorded.
+    /// When some content that is kept was last opened, as far as that was recorded.
     pub(crate) fn accessed(&self, target: LinkTarget) -> Result<Option<Timestamp>, StoreError> {
         match self.accesses.get(target) {
             Some(at) => Ok(Some(at)),
-            None => self.index.accessed(target),
+            None => {
+                let row = self.index.content(target)?;
+                Ok(row.and_then(|row| row.accessed_at))
+            }
         }
     }
 
@@ -105,13 +113,14 @@ impl Folder {
     /// Leaves the folder as a start likes to find it. It must not be used afterwards.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
         self.write_accesses();
-        let marked = self.mark(self.epoch + 1);
+        self.settle_manifests();
+        let marked = self.begin_epoch(self.epoch + 1);
         let closed = self.index.close();
         marked.and(closed)
     }
 
     /// Begins an epoch: first in the index, then in the format file.
-    fn mark(&self, epoch: u64) -> Result<(), StoreError> {
+    fn begin_epoch(&self, epoch: u64) -> Result<(), StoreError> {
         self.index.put_identity(epoch)?;
         let written = FormatFile { epoch }.write(&self.layout);
         written.map_err(|source| StoreError::io(StoreOperation::Index, source))

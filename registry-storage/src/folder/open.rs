@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicU64;
 
 use registry_core::StoreError;
 
-use super::repair::{Rebuilt, index_error, open_index};
+use super::derive::Upgraded;
+use super::marks::Marks;
+use super::repair::{Opened, Rebuilt, index_error, open_index};
 use super::unfinished::Unfinished;
 use super::{Folder, manifests, turns};
 use crate::accesses::Accesses;
@@ -30,8 +32,12 @@ pub struct Recovery {
     pub partial_swept: u64,
     /// Commits and removals that a crash interrupted; they were brought to their end.
     pub intents_settled: u64,
+    /// Manifests whose files and row a crash had left apart; the row was made what the files are.
+    pub manifests_settled: u64,
     /// That the index was made anew from the files, if it was.
     pub rebuilt: Option<Rebuilt>,
+    /// That the folder was an earlier version's, if it was.
+    pub upgraded: Option<Upgraded>,
 }
 
 impl Folder {
@@ -54,12 +60,19 @@ impl Folder {
         let lock = FolderLock::take(&layout)?;
         // Again, now that nobody else writes it.
         let format = FormatFile::read(&layout)?;
-        make_folder(&layout.partial()).map_err(OpenError::unusable(layout.partial()))?;
+        for folder in [layout.partial(), layout.unsettled()] {
+            make_folder(&folder).map_err(OpenError::unusable(&folder))?;
+        }
         let collected = Unfinished::collect(&layout, options.clock.now());
         let (unfinished, partial_swept) =
             collected.map_err(OpenError::unusable(layout.partial()))?;
         let partial_kept = unfinished.count();
-        let (index, epoch, rebuilt) = open_index(&layout, format, options)?;
+        let Opened {
+            index,
+            epoch,
+            rebuilt,
+            upgraded,
+        } = open_index(&layout, format, options)?;
 
         let folder = Self {
             space: Arc::new(Space::new(
@@ -72,6 +85,7 @@ impl Folder {
             clock: Arc::clone(&options.clock),
             turns: turns(),
             manifests: manifests::hot(options.manifest_cache_bytes),
+            marks: Marks::default(),
             forgotten: AtomicU64::new(0),
             steps: options.steps.clone(),
             layout,
@@ -79,16 +93,19 @@ impl Folder {
             epoch,
             _lock: lock,
         };
-        let settled = folder.settle_intents().and_then(|settled| {
-            folder.mark(epoch)?;
-            Ok(settled)
+        let settled = folder.settle_intents().and_then(|intents| {
+            let manifests = folder.settle_marks()?;
+            folder.begin_epoch(epoch)?;
+            Ok((intents, manifests))
         });
-        let intents_settled = settled.map_err(index_error(&folder.layout))?;
+        let (intents_settled, manifests_settled) = settled.map_err(index_error(&folder.layout))?;
         let recovery = Recovery {
             partial_kept,
             partial_swept,
             intents_settled,
+            manifests_settled,
             rebuilt,
+            upgraded,
         };
         Ok((folder, recovery))
     }

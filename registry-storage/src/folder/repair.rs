@@ -3,20 +3,17 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use registry_core::{Algorithm, Digest, StoreError};
+use registry_core::StoreError;
 use rustix::io::Errno;
 
-use super::links::links_of;
-use super::sidecar::Sidecar;
-use super::{manifests, sidecar};
+use super::derive::{self, Found, Upgraded};
 use crate::error::OpenError;
-use crate::format::{FORMAT, FormatFile};
-use crate::index::Index;
-use crate::index::keys::BlobRow;
-use crate::layout::{Kind, Layout, digest_of_name, found, manifest_of_origins, sync_folder};
-use crate::options::{DAMAGED_KEPT_MAX, DiskOptions, REBUILD_BATCH_ENTRIES};
+use crate::format::{FORMAT, FormatFile, READABLE};
+use crate::index::{Identity, Index};
+use crate::layout::{self, Layout, sync_folder};
+use crate::options::{DAMAGED_KEPT_MAX, DiskOptions};
 
 /// How the index was made anew. What only the index knows is lost: tags, access times, and links
 /// that came without a manifest, which cost one HEAD upstream each (I5).
@@ -27,6 +24,8 @@ pub struct Rebuilt {
     pub cause: String,
     /// Blobs that were found. Each is hashed before it is first opened.
     pub blobs: u64,
+    /// Manifests that were found.
+    pub manifests: u64,
     /// Links that were restored: those of the manifests that are kept, and of all that they name,
     /// each in the origins that it was linked in before.
     pub links: u64,
@@ -34,16 +33,48 @@ pub struct Rebuilt {
     pub set_aside: Option<PathBuf>,
 }
 
-/// The index and the epoch that begins, after a rebuild where one is needed.
+/// The index, and what had to be done for it to be one.
+pub(super) struct Opened {
+    pub(super) index: Index,
+    /// The epoch that begins.
+    pub(super) epoch: u64,
+    pub(super) rebuilt: Option<Rebuilt>,
+    pub(super) upgraded: Option<Upgraded>,
+}
+
+impl Opened {
+    fn as_it_is(index: Index, epoch: u64) -> Self {
+        Self {
+            index,
+            epoch,
+            rebuilt: None,
+            upgraded: None,
+        }
+    }
+}
+
+/// Opens the index, after a rebuild where one is needed, or an upgrade.
 pub(super) fn open_index(
     layout: &Layout,
     format: Option<FormatFile>,
     options: &DiskOptions,
-) -> Result<(Index, u64, Option<Rebuilt>), OpenError> {
+) -> Result<Opened, OpenError> {
     let epoch = format.map_or(0, |format| format.epoch) + 1;
     let is_there = layout.index().exists();
     let (index, cause, set_aside) = match examine(layout, format, options)? {
-        Examined::Whole(index, last) => return Ok((index, epoch.max(last + 1), None)),
+        Examined::Whole(index, identity) => {
+            let upgraded = match identity.format {
+                Some(FORMAT) => {
+                    index.drop_former().map_err(index_error(layout))?;
+                    None
+                }
+                earlier => Some(derive::upgrade(layout, &index, earlier, options)?),
+            };
+            return Ok(Opened {
+                upgraded,
+                ..Opened::as_it_is(index, epoch.max(identity.epoch + 1))
+            });
+        }
         Examined::New(index) => (index, "there was none".to_owned(), None),
         Examined::Damaged(cause) => {
             let set_aside = is_there.then(|| set_aside(layout, options)).transpose();
@@ -52,38 +83,47 @@ pub(super) fn open_index(
             (index, cause, set_aside)
         }
     };
-    let blobs = rebuild(layout, &index)?;
-    let links = restore_links(layout, &index)?;
+    let found = derive::rebuild(layout, &index, options)?;
     // Only now: until it is rebuilt, the next start has to do it.
-    found(fs::remove_file(layout.index_suspect()))
+    layout::found(fs::remove_file(layout.index_suspect()))
         .map_err(OpenError::unusable(layout.index_suspect()))?;
-    if format.is_none() && blobs == 0 && links == 0 {
+    if format.is_none() && found == Found::default() {
         // A new folder.
-        return Ok((index, epoch, None));
+        return Ok(Opened::as_it_is(index, epoch));
     }
+    let Found {
+        blobs,
+        manifests,
+        links,
+    } = found;
     tracing::warn!(
         cause,
         blobs,
+        manifests,
         links,
         set_aside = set_aside
             .as_ref()
             .map(|path| tracing::field::display(path.display())),
-        "the index was made anew from the files: tags, access times and links that came without a \
-         manifest are lost"
+        "the index was made anew from the files: tags, pins, access times and links that came \
+         without a manifest are lost"
     );
     let rebuilt = Rebuilt {
         cause,
         blobs,
+        manifests,
         links,
         set_aside,
     };
-    Ok((index, epoch, Some(rebuilt)))
+    Ok(Opened {
+        rebuilt: Some(rebuilt),
+        ..Opened::as_it_is(index, epoch)
+    })
 }
 
 /// What is known of the index that is there.
 enum Examined {
-    /// It can be used, and this is its last epoch.
-    Whole(Index, u64),
+    /// It can be used.
+    Whole(Index, Identity),
     /// There was none, and this one is empty.
     New(Index),
     /// This is wrong with it.
@@ -114,10 +154,12 @@ fn examine(
         Err(error) => return damaged(&chain(&error)),
     };
     match (identity.format, format) {
-        (Some(FORMAT), Some(format)) if identity.epoch < format.epoch => {
-            damaged("it has lost its last records")
-        }
-        (Some(FORMAT), _) => Ok(Examined::Whole(index, identity.epoch)),
+        (Some(found), format) if READABLE.contains(&found) => match format {
+            Some(format) if identity.epoch < format.epoch => {
+                damaged("it has lost its last records")
+            }
+            _ => Ok(Examined::Whole(index, identity)),
+        },
         (Some(found), _) => Err(OpenError::UnknownFormat {
             path: layout.root().to_owned(),
             found: found.to_string(),
@@ -137,7 +179,7 @@ fn is_no_fault_of_index(error: &StoreError) -> bool {
 
 /// Whether an error is of the moment or of the machine, rather than of what was read: then nothing
 /// is thrown away for it.
-fn is_passing(error: &io::Error) -> bool {
+pub(super) fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     const NO_MORE_FILES: [Errno; 2] = [Errno::MFILE, Errno::NFILE];
     matches!(
@@ -201,101 +243,4 @@ fn set_aside(layout: &Layout, options: &DiskOptions) -> io::Result<PathBuf> {
         sync_folder(layout.root())?;
         return Ok(aside);
     }
-}
-
-/// Records every blob that has a file, as one to be hashed before it is opened: a file gets its
-/// place only when it is verified, but what damaged the index may have damaged files too, and
-/// hashing all of them here could take hours. Gives their number.
-fn rebuild(layout: &Layout, index: &Index) -> Result<u64, OpenError> {
-    let mut blobs = 0;
-    let mut batch = Vec::new();
-    for &algorithm in Algorithm::ALL {
-        for folder in entries(&layout.shelf(Kind::Blob, algorithm))? {
-            for file in entries(&folder)? {
-                batch.extend(row_of(algorithm, &file)?);
-                if batch.len() == REBUILD_BATCH_ENTRIES {
-                    index.put_blobs(&batch).map_err(index_error(layout))?;
-                    blobs += batch.len() as u64;
-                    batch.clear();
-                }
-            }
-        }
-    }
-    index.put_blobs(&batch).map_err(index_error(layout))?;
-    Ok(blobs + batch.len() as u64)
-}
-
-/// The row for a file that was found; `None` for what is not named as a blob is.
-fn row_of(algorithm: Algorithm, file: &Path) -> Result<Option<(Digest, BlobRow)>, OpenError> {
-    let name = file.file_name().and_then(|name| name.to_str());
-    let Some(digest) = name.and_then(|name| digest_of_name(algorithm, name)) else {
-        return Ok(None);
-    };
-    let meta = fs::symlink_metadata(file).map_err(OpenError::unusable(file))?;
-    let row = BlobRow {
-        size: meta.len(),
-        is_proven: false,
-    };
-    Ok(meta.is_file().then_some((digest, row)))
-}
-
-/// Links every manifest that is kept, and all that it names, in the origins that are listed beside
-/// it. Gives the number of links. One manifest's are in memory at a time.
-fn restore_links(layout: &Layout, index: &Index) -> Result<u64, OpenError> {
-    let mut restored = 0;
-    for &algorithm in Algorithm::ALL {
-        for folder in entries(&layout.shelf(Kind::Manifest, algorithm))? {
-            for file in entries(&folder)? {
-                let name = file.file_name().and_then(|name| name.to_str());
-                let digest = name.and_then(|name| manifest_of_origins(algorithm, name));
-                if let Some(digest) = digest.filter(|digest| layout.origins(*digest) == file) {
-                    restored += restore_manifest(layout, index, digest)?;
-                }
-            }
-        }
-    }
-    Ok(restored)
-}
-
-/// The same for one manifest. A list beside none, or beside one that is damaged, is removed: what
-/// it stood for is unknown.
-fn restore_manifest(layout: &Layout, index: &Index, digest: Digest) -> Result<u64, OpenError> {
-    let path = layout.origins(digest);
-    let read = || -> io::Result<_> {
-        let file = found(fs::read(layout.content(Kind::Manifest, digest)))?;
-        let manifest = file.and_then(|file| manifests::parse(&file.into(), digest));
-        let Some(manifest) = manifest else {
-            sidecar::remove(&path)?;
-            return Ok(None);
-        };
-        Ok(Some((manifest, Sidecar::read(layout, digest)?.origins())))
-    };
-    let (manifest, origins) = match read() {
-        Ok(Some(read)) => read,
-        Ok(None) => return Ok(0),
-        Err(error) if is_passing(&error) => return Err(OpenError::unusable(path)(error)),
-        Err(error) => {
-            tracing::warn!(%digest, %error, "the links of a manifest are lost");
-            return Ok(0);
-        }
-    };
-    let links = links_of(&manifest);
-    let mut restored = 0;
-    for origin in origins {
-        restored += index.link(&origin, &links).map_err(index_error(layout))?;
-    }
-    Ok(restored)
-}
-
-/// What is in a folder; nothing where there is no such folder.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
-    let read = || -> io::Result<Vec<PathBuf>> {
-        if !folder.is_dir() {
-            return Ok(Vec::new());
-        }
-        fs::read_dir(folder)?
-            .map(|entry| Ok(entry?.path()))
-            .collect()
-    };
-    read().map_err(OpenError::unusable(folder))
 }

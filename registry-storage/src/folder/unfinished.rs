@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use registry_core::{Digest, StoreError, StoreOperation, Timestamp};
@@ -73,6 +74,35 @@ pub(super) struct Unfinished {
     left: Mutex<Vec<Left>>,
     /// Held while files of `left` are touched.
     files: Mutex<()>,
+    /// Bytes of those that are being written.
+    written: Arc<AtomicU64>,
+}
+
+/// What of a blob that is being written is on the disk: counted until this is dropped, or the blob
+/// is counted otherwise.
+#[derive(Debug)]
+pub(crate) struct Written {
+    total: Arc<AtomicU64>,
+    bytes: AtomicU64,
+}
+
+impl Written {
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts nothing of it any more.
+    pub(crate) fn settle(&self) {
+        let bytes = self.bytes.swap(0, Ordering::Relaxed);
+        self.total.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.settle();
+    }
 }
 
 impl Unfinished {
@@ -105,8 +135,12 @@ impl Unfinished {
             surplus.partial.remove()?;
             swept += 1;
         }
-        let (left, files) = (Mutex::new(left), Mutex::default());
-        Ok((Self { left, files }, swept))
+        let collected = Self {
+            left: Mutex::new(left),
+            files: Mutex::default(),
+            written: Arc::default(),
+        };
+        Ok((collected, swept))
     }
 
     /// What a partial file is worth; `None` where it is worth nothing.
@@ -132,6 +166,12 @@ impl Unfinished {
 
     pub(super) fn count(&self) -> u64 {
         self.left().len() as u64
+    }
+
+    /// Bytes of those that were left, and of those that are being written.
+    pub(super) fn bytes(&self) -> u64 {
+        let left: u64 = self.left().iter().map(|left| left.len).sum();
+        left.saturating_add(self.written.load(Ordering::Relaxed))
     }
 
     fn left(&self) -> MutexGuard<'_, Vec<Left>> {
@@ -206,14 +246,24 @@ fn take_surplus(left: &mut Vec<Left>, now: Timestamp) -> Vec<Left> {
     surplus
 }
 
+/// A partial file for a blob: what was left of it, or a new one.
+pub(crate) struct Staged {
+    pub(crate) partial: Partial,
+    pub(crate) content: Content,
+    /// How much was left.
+    pub(crate) kept: u64,
+    /// The room for what is missing.
+    pub(crate) room: Promise,
+    pub(crate) written: Written,
+}
+
 impl Folder {
-    /// A partial file for a blob: what was left of it, and how much that is, or a new one; and the
-    /// room for what is missing.
+    /// A partial file for a blob, and the room for what is missing of it.
     pub(crate) fn stage_blob(
         &self,
         digest: Digest,
         size_hint: Option<u64>,
-    ) -> Result<(Partial, Content, u64, Promise), StoreError> {
+    ) -> Result<Staged, StoreError> {
         let left = self.take_unfinished(digest);
         let kept = left.as_ref().map_or(0, |(_, _, len)| *len);
         let missing = size_hint.unwrap_or(0).saturating_sub(kept);
@@ -236,7 +286,18 @@ impl Folder {
             })?,
         };
         self.step(Step::Staged);
-        Ok((partial, content, kept, room))
+        let written = Written {
+            total: Arc::clone(&self.unfinished.written),
+            bytes: AtomicU64::new(0),
+        };
+        written.add(kept);
+        Ok(Staged {
+            partial,
+            content,
+            kept,
+            room,
+            written,
+        })
     }
 
     /// What was left of a blob, opened, and how much that is. It is nobody else's then.

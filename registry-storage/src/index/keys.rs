@@ -7,19 +7,41 @@
 //! | (default) | `epoch` | openings and closings so far, 8 bytes |
 //! | `blobs` | *digest* | flags, 1 byte; size, 8 bytes |
 //! | `intents` | *digest* | 1 commit, 2 remove; size, 8 bytes |
-//! | `accessed` | `b` or `m`, *digest* | milliseconds since 1970, 8 bytes |
 //! | `tags` | *origin* tag | times of fetch and validation, 8 bytes each; *digest* |
-//! | `links` | *origin* `b` or `m`, *digest* | nothing, or size, 8 bytes |
+//! | `links` | *origin* *target* | nothing, or size, 8 bytes |
 //! | `referrers` | *origin* *digest* of the subject | time of validation, 8 bytes; 0 none, 1 list; the list, as an index in JSON |
+//! | `content` | *target* | of what is kept: bytes, last access, place in the order, where it came from (`content.rs`) |
+//! | `pins` | the pin as text | since when, 8 bytes |
+//! | `removals` | number of the entry, 8 bytes | the entry (`journal.rs`) |
 //!
-//! *digest* is the algorithm's name, `:` and the hash; *origin* is upstream, NUL, repository, NUL.
-//! No name holds a NUL and NUL is below every byte of a name, so no origin's keys run into
-//! another's, and their order is that of (upstream, repository). Values may grow at their end:
-//! readers ignore what they do not know there.
+//! What follows is derived from these and from the files, written in one change with them, and can
+//! be made anew (`folder/derive.rs`):
+//!
+//! | Tree | Key | Value |
+//! |---|---|---|
+//! | `order` | *time* *target* | nothing: the units, from the coldest on |
+//! | `order-of` | *origin* *time* *target* | the same, of what is charged to the origin |
+//! | `names` | *digest* of a manifest that is kept | the *target*s that it names |
+//! | `named-by` | *target* *digest* of a manifest that names it | nothing |
+//! | `linked-in` | *target* *origin* | nothing |
+//! | `tagged-as` | *digest* *origin* tag | nothing |
+//! | `referred-in` | *digest* of the subject *origin* | nothing |
+//! | `sums` | nothing, or *origin* | bytes, blobs and manifests, in all or charged to it, 8 bytes each |
+//!
+//! *digest* is the algorithm's name, `:` and the hash; *target* is `b` or `m`, and *digest*;
+//! *origin* is upstream, NUL, repository, NUL; *time* is milliseconds since 1970, 8 bytes. No name
+//! holds a NUL and NUL is below every byte of a name, so no origin's keys run into another's, and
+//! their order is that of (upstream, repository). Nor is the key of a digest the beginning of
+//! another's. Values may grow at their end: readers ignore what they do not know there.
+//!
+//! An index of format 1 has a tree `accessed` in place of `content`, with times of access by
+//! *target*, and no derived ones.
+
+use std::collections::BTreeSet;
 
 use registry_core::{
-    Algorithm, Digest, LinkTarget, Origin, Referrers, ReferrersRecord, Repository, TagRecord,
-    Timestamp, UpstreamId,
+    Algorithm, Digest, LinkTarget, Origin, Position, Referrers, ReferrersRecord, Repository, Tag,
+    TagRecord, Timestamp, UpstreamId,
 };
 
 /// The row was written for a file that nobody verified since: it was found by a rebuild.
@@ -90,10 +112,84 @@ pub(crate) fn digest_key(digest: Digest) -> Vec<u8> {
 }
 
 pub(crate) fn digest_of(key: &[u8]) -> Option<Digest> {
+    let (digest, rest) = split_digest(key)?;
+    rest.is_empty().then_some(digest)
+}
+
+/// The digest that some bytes begin with, and what follows it.
+pub(crate) fn split_digest(key: &[u8]) -> Option<(Digest, &[u8])> {
     let colon = key.iter().position(|&byte| byte == b':')?;
     let mut known = Algorithm::ALL.iter();
     let algorithm = known.find(|known| known.name().as_bytes() == &key[..colon])?;
-    Digest::from_hash(*algorithm, &key[colon + 1..])
+    let (hash, rest) = key[colon + 1..].split_at_checked(algorithm.len_bytes())?;
+    Some((Digest::from_hash(*algorithm, hash)?, rest))
+}
+
+/// The target that some bytes begin with, and what follows it.
+pub(crate) fn split_target(key: &[u8]) -> Option<(LinkTarget, &[u8])> {
+    let (kind, rest) = key.split_first()?;
+    let (digest, rest) = split_digest(rest)?;
+    match kind {
+        b'b' => Some((LinkTarget::Blob(digest), rest)),
+        b'm' => Some((LinkTarget::Manifest(digest), rest)),
+        _ => None,
+    }
+}
+
+pub(crate) fn position_key(position: Position) -> Vec<u8> {
+    let mut key = position.at.as_millis().to_be_bytes().to_vec();
+    push_target(&mut key, position.target);
+    key
+}
+
+pub(crate) fn position_of(key: &[u8]) -> Option<Position> {
+    let at = Timestamp::from_millis(u64_of(key)?);
+    let (target, rest) = split_target(&key[8..])?;
+    rest.is_empty().then_some(Position { at, target })
+}
+
+pub(crate) fn named_by_key(target: LinkTarget, manifest: Digest) -> Vec<u8> {
+    let mut key = target_key(target);
+    push_digest(&mut key, manifest);
+    key
+}
+
+pub(crate) fn linked_in_key(target: LinkTarget, origin: &Origin) -> Vec<u8> {
+    [target_key(target), origin_prefix(origin)].concat()
+}
+
+pub(crate) fn tagged_as_key(manifest: Digest, origin: &Origin, tag: &str) -> Vec<u8> {
+    [digest_key(manifest), tag_key(origin, tag)].concat()
+}
+
+pub(crate) fn referred_in_key(subject: Digest, origin: &Origin) -> Vec<u8> {
+    [digest_key(subject), origin_prefix(origin)].concat()
+}
+
+/// Targets one after another.
+pub(crate) fn targets(targets: &BTreeSet<LinkTarget>) -> Vec<u8> {
+    let mut value = Vec::new();
+    for &target in targets {
+        push_target(&mut value, target);
+    }
+    value
+}
+
+/// The targets that some bytes stand for, as far as they can be read.
+pub(crate) fn targets_of(mut value: &[u8]) -> BTreeSet<LinkTarget> {
+    let next = || {
+        let (target, rest) = split_target(value)?;
+        value = rest;
+        Some(target)
+    };
+    std::iter::from_fn(next).collect()
+}
+
+/// The origin and the tag that some bytes stand for.
+pub(crate) fn tag_of(key: &[u8]) -> Option<(Origin, Tag)> {
+    let (len, origin) = origin_of(key)?;
+    let tag = std::str::from_utf8(&key[len..]).ok()?;
+    Some((origin, Tag::parse(tag).ok()?))
 }
 
 pub(crate) fn target_key(target: LinkTarget) -> Vec<u8> {

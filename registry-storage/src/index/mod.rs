@@ -12,8 +12,15 @@
 //! Every method blocks: about 1 µs for a row that is in memory, and 30 µs for one that is not. What
 //! the rows are is in [`keys`], and what is done with them in `rows`.
 
+mod books;
+mod content;
+mod inventory;
+mod journal;
 pub(crate) mod keys;
+mod links;
 mod rows;
+mod tables;
+mod upgrade;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -26,9 +33,12 @@ use std::time::{Duration, Instant};
 
 use registry_core::{StoreError, StoreOperation};
 
+pub(crate) use self::books::Unused;
+
 use crate::format::FORMAT;
 use crate::layout::{Layout, found};
 use crate::options::{DiskOptions, INDEX_FREE_POLL, INDEX_FREE_WAIT_MAX, INDEX_REVIVE_AFTER};
+use tables::Table;
 
 const FORMAT_KEY: &[u8] = b"format";
 const EPOCH_KEY: &[u8] = b"epoch";
@@ -72,12 +82,8 @@ impl Config {
 /// The trees, and the database that they are in.
 struct Trees {
     db: sled::Db,
-    blobs: sled::Tree,
-    intents: sled::Tree,
-    accessed: sled::Tree,
-    tags: sled::Tree,
-    links: sled::Tree,
-    referrers: sled::Tree,
+    /// In the order of [`Table::ALL`].
+    trees: Vec<sled::Tree>,
 }
 
 impl Trees {
@@ -93,17 +99,16 @@ impl Trees {
                 .cache_capacity(config.cache_bytes)
                 .flush_every_ms(flush_every)
                 .open()?;
-            Ok(Self {
-                blobs: db.open_tree("blobs")?,
-                intents: db.open_tree("intents")?,
-                accessed: db.open_tree("accessed")?,
-                tags: db.open_tree("tags")?,
-                links: db.open_tree("links")?,
-                referrers: db.open_tree("referrers")?,
-                db,
-            })
+            let tables = Table::ALL.into_iter();
+            let trees = tables.map(|table| db.open_tree(table.name()));
+            let trees = trees.collect::<sled::Result<_>>()?;
+            Ok(Self { db, trees })
         };
         caught(open).map_err(|error| store_error(operation, error))
+    }
+
+    fn of(&self, table: Table) -> &sled::Tree {
+        &self.trees[table as usize]
     }
 }
 
@@ -123,8 +128,8 @@ pub(crate) struct Index {
     /// The number of the last flush that succeeded.
     flushed: Mutex<u64>,
     flushes_begun: AtomicU64,
-    /// Held over the reads and writes that one update of links is made of.
-    linking: Mutex<()>,
+    /// Held over the reads and the writes that one change is made of.
+    books: Mutex<()>,
 }
 
 impl Index {
@@ -147,7 +152,7 @@ impl Index {
             failed_at: Mutex::default(),
             flushed: Mutex::default(),
             flushes_begun: AtomicU64::new(0),
-            linking: Mutex::default(),
+            books: Mutex::default(),
         })
     }
 
@@ -217,6 +222,13 @@ impl Index {
             *lock(&self.failed_at) = Some(Instant::now());
             self.fault(error)
         })
+    }
+
+    /// Whoever changes rows by what others say holds this meanwhile.
+    fn hold_books(&self) -> MutexGuard<'_, ()> {
+        // Before the first of them is read.
+        self.revive();
+        lock(&self.books)
     }
 
     /// Opens the index anew where a write failed a while ago. Rows that were not on the disk are
@@ -322,7 +334,8 @@ mod tests {
             size: n,
             is_proven: true,
         };
-        index.put_blob(digest_of(&n.to_le_bytes()), row).unwrap();
+        let (digest, at) = (digest_of(&n.to_le_bytes()), Timestamp::default());
+        index.admit_blob(digest, row, at).unwrap();
     }
 
     fn sizes(index: &Index) -> Vec<u64> {
@@ -357,7 +370,7 @@ mod tests {
         fs::write(&conf, [0xff; 60]).unwrap();
         let fail = || *lock(&index.failed_at) = Instant::now().checked_sub(INDEX_REVIVE_AFTER);
         fail();
-        assert!(index.remove_blob(digest_of(b"")).is_err());
+        assert!(index.remove_intent(digest_of(b"")).is_err());
         assert!(index.blob(digest_of(b"")).is_err());
         fs::rename(&away, &conf).unwrap();
         fail();

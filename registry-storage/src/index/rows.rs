@@ -1,39 +1,16 @@
 //! What is done with the rows, one method a question.
 
-use std::collections::BTreeMap;
+use registry_core::{BlobStat, Digest, Origin, ReferrersRecord, StoreError, Tag, TagRecord};
 
-use registry_core::{
-    BlobStat, Digest, Link, LinkTarget, Origin, ReferrersRecord, StoreError, Tag, TagRecord,
-    Timestamp, UpstreamId,
-};
-
+use super::Index;
 use super::keys::{self, BlobRow, Intent};
-use super::{Index, lock};
+use super::tables::{Change, Table};
 use crate::options::REFERRERS_RECORD_BYTES_MAX;
 
 impl Index {
     pub(crate) fn blob(&self, digest: Digest) -> Result<Option<BlobRow>, StoreError> {
-        let row = self.read(|trees| trees.blobs.get(keys::digest_key(digest)))?;
+        let row = self.read(|trees| trees.of(Table::Blobs).get(keys::digest_key(digest)))?;
         Ok(row.and_then(|value| BlobRow::decode(&value)))
-    }
-
-    pub(crate) fn put_blob(&self, digest: Digest, row: BlobRow) -> Result<(), StoreError> {
-        self.write(|trees| trees.blobs.insert(keys::digest_key(digest), &row.encode()))?;
-        Ok(())
-    }
-
-    pub(crate) fn put_blobs(&self, rows: &[(Digest, BlobRow)]) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for (digest, row) in rows {
-            batch.insert(keys::digest_key(*digest), &row.encode());
-        }
-        self.write(|trees| trees.blobs.apply_batch(batch))
-    }
-
-    /// Removes a row; whether there was one.
-    pub(crate) fn remove_blob(&self, digest: Digest) -> Result<bool, StoreError> {
-        let removed = self.write(|trees| trees.blobs.remove(keys::digest_key(digest)))?;
-        Ok(removed.is_some())
     }
 
     /// Up to `limit` blobs in the order of their keys, past `after`.
@@ -50,7 +27,7 @@ impl Index {
         });
         self.read(|trees| {
             let mut stats = Vec::new();
-            for row in trees.blobs.range(start..) {
+            for row in trees.of(Table::Blobs).range(start..) {
                 let (key, value) = row?;
                 if stats.len() == limit {
                     break;
@@ -68,14 +45,14 @@ impl Index {
     pub(crate) fn put_intent(&self, digest: Digest, intent: Intent) -> Result<(), StoreError> {
         self.write(|trees| {
             trees
-                .intents
+                .of(Table::Intents)
                 .insert(keys::digest_key(digest), &intent.encode())
         })?;
         Ok(())
     }
 
     pub(crate) fn remove_intent(&self, digest: Digest) -> Result<(), StoreError> {
-        self.write(|trees| trees.intents.remove(keys::digest_key(digest)))?;
+        self.write(|trees| trees.of(Table::Intents).remove(keys::digest_key(digest)))?;
         Ok(())
     }
 
@@ -84,7 +61,7 @@ impl Index {
     pub(crate) fn intents(&self) -> Result<Vec<(Digest, Intent)>, StoreError> {
         self.read(|trees| {
             let mut intents = Vec::new();
-            for row in trees.intents.iter() {
+            for row in trees.of(Table::Intents).iter() {
                 let (key, value) = row?;
                 if let (Some(digest), Some(intent)) =
                     (keys::digest_of(&key), Intent::decode(&value))
@@ -96,30 +73,12 @@ impl Index {
         })
     }
 
-    pub(crate) fn accessed(&self, target: LinkTarget) -> Result<Option<Timestamp>, StoreError> {
-        let value = self.read(|trees| trees.accessed.get(keys::target_key(target)))?;
-        let millis = value.and_then(|value| keys::u64_of(&value));
-        Ok(millis.map(Timestamp::from_millis))
-    }
-
-    pub(crate) fn put_accessed(
-        &self,
-        accesses: impl IntoIterator<Item = (LinkTarget, Timestamp)>,
-    ) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for (target, at) in accesses {
-            batch.insert(keys::target_key(target), &at.as_millis().to_be_bytes());
-        }
-        self.write(|trees| trees.accessed.apply_batch(batch))
-    }
-
-    pub(crate) fn remove_accessed(&self, target: LinkTarget) -> Result<(), StoreError> {
-        self.write(|trees| trees.accessed.remove(keys::target_key(target)))?;
-        Ok(())
-    }
-
     pub(crate) fn tag(&self, origin: &Origin, tag: &Tag) -> Result<Option<TagRecord>, StoreError> {
-        let value = self.read(|trees| trees.tags.get(keys::tag_key(origin, tag.as_str())))?;
+        let value = self.read(|trees| {
+            trees
+                .of(Table::Tags)
+                .get(keys::tag_key(origin, tag.as_str()))
+        })?;
         Ok(value.and_then(|value| keys::decode_tag(&value)))
     }
 
@@ -129,15 +88,30 @@ impl Index {
         tag: &Tag,
         record: &TagRecord,
     ) -> Result<(), StoreError> {
+        let _books = self.hold_books();
+        let mut change = Change::default();
+        if let Some(former) = self.tag(origin, tag)? {
+            let key = keys::tagged_as_key(former.digest, origin, tag.as_str());
+            change.remove(Table::TaggedAs, key);
+        }
+        let key = keys::tagged_as_key(record.digest, origin, tag.as_str());
+        change.put(Table::TaggedAs, key, vec![]);
         let key = keys::tag_key(origin, tag.as_str());
-        self.write(|trees| trees.tags.insert(key, keys::encode_tag(record)))?;
-        Ok(())
+        change.put(Table::Tags, key, keys::encode_tag(record));
+        self.apply(change)
     }
 
     pub(crate) fn remove_tag(&self, origin: &Origin, tag: &Tag) -> Result<bool, StoreError> {
-        let key = keys::tag_key(origin, tag.as_str());
-        let removed = self.write(|trees| trees.tags.remove(key))?;
-        Ok(removed.is_some())
+        let _books = self.hold_books();
+        let Some(former) = self.tag(origin, tag)? else {
+            return Ok(false);
+        };
+        let mut change = Change::default();
+        let key = keys::tagged_as_key(former.digest, origin, tag.as_str());
+        change.remove(Table::TaggedAs, key);
+        change.remove(Table::Tags, keys::tag_key(origin, tag.as_str()));
+        self.apply(change)?;
+        Ok(true)
     }
 
     pub(crate) fn tags(
@@ -154,7 +128,10 @@ impl Index {
         };
         self.read(|trees| {
             let mut tags = Vec::new();
-            for row in trees.tags.range(start..keys::past(prefix.clone())) {
+            for row in trees
+                .of(Table::Tags)
+                .range(start..keys::past(prefix.clone()))
+            {
                 let (key, _) = row?;
                 if tags.len() == limit {
                     break;
@@ -171,7 +148,11 @@ impl Index {
         origin: &Origin,
         subject: Digest,
     ) -> Result<Option<ReferrersRecord>, StoreError> {
-        let value = self.read(|trees| trees.referrers.get(keys::referrers_key(origin, subject)))?;
+        let value = self.read(|trees| {
+            trees
+                .of(Table::Referrers)
+                .get(keys::referrers_key(origin, subject))
+        })?;
         Ok(value.and_then(|value| keys::decode_referrers(&value)))
     }
 
@@ -187,9 +168,16 @@ impl Index {
             self.remove_referrers(origin, subject)?;
             return Ok(());
         }
-        let key = keys::referrers_key(origin, subject);
-        self.write(|trees| trees.referrers.insert(key, value))?;
-        Ok(())
+        let _books = self.hold_books();
+        let mut change = Change::default();
+        let key = keys::referred_in_key(subject, origin);
+        change.put(Table::ReferredIn, key, vec![]);
+        change.put(
+            Table::Referrers,
+            keys::referrers_key(origin, subject),
+            value,
+        );
+        self.apply(change)
     }
 
     pub(crate) fn remove_referrers(
@@ -197,85 +185,16 @@ impl Index {
         origin: &Origin,
         subject: Digest,
     ) -> Result<bool, StoreError> {
+        let _books = self.hold_books();
         let key = keys::referrers_key(origin, subject);
-        let removed = self.write(|trees| trees.referrers.remove(key))?;
-        Ok(removed.is_some())
-    }
-
-    pub(crate) fn linked(
-        &self,
-        origin: &Origin,
-        target: LinkTarget,
-    ) -> Result<Option<Link>, StoreError> {
-        let value = self.read(|trees| trees.links.get(keys::link_key(origin, target)))?;
-        Ok(value.map(|value| {
-            let size = keys::u64_of(&value);
-            Link { target, size }
-        }))
-    }
-
-    /// Links all of `links`, or none; how many of them were not there. What is there as it should
-    /// be is not written again.
-    pub(crate) fn link(&self, origin: &Origin, links: &[Link]) -> Result<u64, StoreError> {
-        // Of two about one target the last stands, but none undoes a size.
-        let mut wanted: BTreeMap<LinkTarget, Option<u64>> = BTreeMap::new();
-        for Link { target, size } in links {
-            let known = wanted.entry(*target).or_default();
-            *known = size.or(*known);
+        let has_row = self.read(|trees| trees.of(Table::Referrers).contains_key(&key))?;
+        if !has_row {
+            return Ok(false);
         }
-        let _linking = lock(&self.linking);
-        let mut batch = sled::Batch::default();
-        let (mut added, mut written) = (0, 0);
-        for (target, size) in wanted {
-            let former = self.linked(origin, target)?;
-            added += u64::from(former.is_none());
-            if former.is_none_or(|former| size.is_some() && size != former.size) {
-                let value = size.map(u64::to_be_bytes);
-                let value = value.as_ref().map_or(&[][..], |size| &size[..]);
-                batch.insert(keys::link_key(origin, target), value);
-                written += 1;
-            }
-        }
-        if written > 0 {
-            self.write(|trees| trees.links.apply_batch(batch))?;
-        }
-        Ok(added)
-    }
-
-    pub(crate) fn unlink(&self, origin: &Origin, target: LinkTarget) -> Result<bool, StoreError> {
-        let _linking = lock(&self.linking);
-        let removed = self.write(|trees| trees.links.remove(keys::link_key(origin, target)))?;
-        Ok(removed.is_some())
-    }
-
-    /// Leaps from the first link of an origin to the first of the next: one lookup an origin.
-    pub(crate) fn origins(
-        &self,
-        upstream: Option<&UpstreamId>,
-        after: Option<&Origin>,
-        limit: usize,
-    ) -> Result<Vec<Origin>, StoreError> {
-        let first = upstream.map(keys::upstream_prefix).unwrap_or_default();
-        let past_after = after.map(|after| keys::past(keys::origin_prefix(after)));
-        let mut start = first.clone().max(past_after.unwrap_or_default());
-        self.read(|trees| {
-            let mut origins = Vec::new();
-            while origins.len() < limit {
-                let Some((key, _)) = trees.links.range(start..).next().transpose()? else {
-                    break;
-                };
-                let Some((len, origin)) = keys::origin_of(&key) else {
-                    // Not a key of ours: the next one.
-                    start = [&key[..], &[0]].concat();
-                    continue;
-                };
-                if !key.starts_with(&first) {
-                    break;
-                }
-                start = keys::past(key[..len].to_vec());
-                origins.push(origin);
-            }
-            Ok(origins)
-        })
+        let mut change = Change::default();
+        change.remove(Table::Referrers, key);
+        change.remove(Table::ReferredIn, keys::referred_in_key(subject, origin));
+        self.apply(change)?;
+        Ok(true)
     }
 }

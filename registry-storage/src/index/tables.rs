@@ -1,0 +1,131 @@
+//! The tables of the index, and changes to several of them that are made as one.
+
+use std::collections::BTreeMap;
+
+use registry_core::StoreError;
+use sled::transaction::{TransactionError, Transactional as _};
+
+use super::Index;
+
+/// A table; what its keys and values are is told in `keys.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Table {
+    Blobs,
+    Intents,
+    Tags,
+    Links,
+    Referrers,
+    Content,
+    Order,
+    OrderOf,
+    Names,
+    NamedBy,
+    LinkedIn,
+    TaggedAs,
+    ReferredIn,
+    Sums,
+    Pins,
+    Removals,
+}
+
+impl Table {
+    /// All of them, in their order.
+    pub(super) const ALL: [Self; 16] = [
+        Self::Blobs,
+        Self::Intents,
+        Self::Tags,
+        Self::Links,
+        Self::Referrers,
+        Self::Content,
+        Self::Order,
+        Self::OrderOf,
+        Self::Names,
+        Self::NamedBy,
+        Self::LinkedIn,
+        Self::TaggedAs,
+        Self::ReferredIn,
+        Self::Sums,
+        Self::Pins,
+        Self::Removals,
+    ];
+
+    /// Those that are made of what the others and the files hold.
+    pub(super) const DERIVED: [Self; 8] = [
+        Self::Order,
+        Self::OrderOf,
+        Self::Names,
+        Self::NamedBy,
+        Self::LinkedIn,
+        Self::TaggedAs,
+        Self::ReferredIn,
+        Self::Sums,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Blobs => "blobs",
+            Self::Intents => "intents",
+            Self::Tags => "tags",
+            Self::Links => "links",
+            Self::Referrers => "referrers",
+            Self::Content => "content",
+            Self::Order => "order",
+            Self::OrderOf => "order-of",
+            Self::Names => "names",
+            Self::NamedBy => "named-by",
+            Self::LinkedIn => "linked-in",
+            Self::TaggedAs => "tagged-as",
+            Self::ReferredIn => "referred-in",
+            Self::Sums => "sums",
+            Self::Pins => "pins",
+            Self::Removals => "removals",
+        }
+    }
+}
+
+/// Rows to be written and removed, in any number of tables: all of them or none, also where a
+/// crash comes in between.
+#[derive(Default)]
+pub(super) struct Change {
+    batches: BTreeMap<Table, sled::Batch>,
+}
+
+impl Change {
+    pub(super) fn put(&mut self, table: Table, key: Vec<u8>, value: impl Into<sled::IVec>) {
+        self.batches.entry(table).or_default().insert(key, value);
+    }
+
+    pub(super) fn remove(&mut self, table: Table, key: Vec<u8>) {
+        self.batches.entry(table).or_default().remove(key);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+}
+
+impl Index {
+    pub(super) fn apply(&self, change: Change) -> Result<(), StoreError> {
+        self.write(|trees| {
+            let (tables, batches): (Vec<_>, Vec<_>) = change
+                .batches
+                .into_iter()
+                .map(|(table, batch)| (trees.of(table), batch))
+                .unzip();
+            match &tables[..] {
+                [] => Ok(()),
+                [table] => batches.into_iter().try_for_each(|of| table.apply_batch(of)),
+                tables => {
+                    let applied = tables.transaction(|views| {
+                        let mut both = views.iter().zip(&batches);
+                        Ok(both.try_for_each(|(view, batch)| view.apply_batch(batch))?)
+                    });
+                    applied.map_err(|error| match error {
+                        TransactionError::Storage(error) => error,
+                        TransactionError::Abort(()) => unreachable!("nothing aborts it"),
+                    })
+                }
+            }
+        })
+    }
+}
