@@ -82,6 +82,32 @@ pub struct Limits {
     /// Bytes of descriptors in one page of referrers. Clients read it as a manifest, and refuse
     /// more than 4 MiB.
     pub referrers_page_bytes_max: usize,
+    /// How long whatever is to be kept waits for eviction to make room for it; then it passes
+    /// through.
+    pub room_wait_max: Duration,
+    /// Bytes that a store may need beside each blob and manifest: room is promised with them.
+    pub content_overhead_bytes: u64,
+    /// Units that are looked at a time for eviction.
+    pub eviction_batch: usize,
+    /// How many may have to stay in a row before it is given up for this time. What stays is moved
+    /// on, so that the next time begins with others.
+    pub postponed_max: usize,
+    /// How many of each kind are looked at that something hangs together with: tags of a manifest,
+    /// origins that it is linked in, manifests that name it. What has more of them is not evicted
+    /// where that would have to be known.
+    pub bonds_max: usize,
+    /// How often it is looked for what nobody has used for too long.
+    pub upkeep_every: Duration,
+    /// How many origins of one upstream count towards its limit.
+    pub quota_origins_max: usize,
+    /// How many bodies are taken note of that are being read, so that they are not evicted.
+    pub open_bodies_max: usize,
+    /// How many pins there may be.
+    pub pins_max: usize,
+    /// How many tags and origins are written down of each removal.
+    pub removal_names_max: usize,
+    /// How many removals one collection lists.
+    pub collected_listed_max: usize,
 }
 
 impl Default for Limits {
@@ -121,6 +147,17 @@ impl Default for Limits {
             verify_chunk_bytes: 256 << 10,
             page_entries_max: 1_000,
             referrers_page_bytes_max: 2 << 20,
+            room_wait_max: Duration::from_secs(10),
+            content_overhead_bytes: 1 << 10,
+            eviction_batch: 32,
+            postponed_max: 1_024,
+            bonds_max: 1_024,
+            upkeep_every: Duration::from_secs(600),
+            quota_origins_max: 65_536,
+            open_bodies_max: 65_536,
+            pins_max: 1_000,
+            removal_names_max: 8,
+            collected_listed_max: 1_000,
         }
     }
 }

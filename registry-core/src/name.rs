@@ -143,6 +143,14 @@ impl Tag {
                     && rest.bytes().take_while(u8::is_ascii_hexdigit).count() >= 64
             })
     }
+
+    /// The manifest that what the tag names is attached to (`sha256-….sig`, `.att`, `.sbom`, or
+    /// nothing after the digest); none where it is a tag like others.
+    pub fn attached_to(&self) -> Option<Digest> {
+        let (algorithm, rest) = self.as_str().split_once('-')?;
+        let hash = rest.split('.').next()?;
+        Digest::parse(&format!("{algorithm}:{hash}")).ok()
+    }
 }
 
 /// What a manifest is asked for by.
@@ -290,6 +298,26 @@ mod tests {
             ("docker.io:5000", "docker.io:5000"),
         ] {
             assert_eq!(UpstreamId::parse(text).unwrap().as_str(), id);
+        }
+    }
+
+    #[test]
+    fn attached_tags_tell_what_they_are_attached_to() {
+        let hash = "a".repeat(64);
+        let digest = Digest::parse(&format!("sha256:{hash}")).unwrap();
+        for suffix in ["", ".sig", ".att", ".sbom"] {
+            let tag = Tag::parse(&format!("sha256-{hash}{suffix}")).unwrap();
+            assert_eq!(tag.attached_to(), Some(digest));
+            assert!(tag.is_attached());
+        }
+        for text in [
+            "latest",
+            "sha256-abc",
+            "v1-sha256",
+            &format!("md5-{hash}"),
+            &format!("sha256-{hash}0"),
+        ] {
+            assert_eq!(Tag::parse(text).unwrap().attached_to(), None, "{text}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::timeout;
 
 use super::fill::{Errand, Fill, Part};
@@ -230,10 +231,13 @@ impl Ask<'_> {
             return Err(CacheError::RangeNotSatisfiable { size: body.size });
         }
         let payload = match body.payload {
-            BlobPayload::File(file) => BlobPayload::File(file),
+            BlobPayload::File(file) => {
+                let file = self.cache.in_use_while(self.digest, file);
+                BlobPayload::File(file)
+            }
             BlobPayload::Stream(stream) => {
-                use futures::TryStreamExt as _;
-                BlobPayload::Stream(Box::pin(stream.map_err(CacheError::from)))
+                let stream = stream.map_err(CacheError::from).boxed();
+                BlobPayload::Stream(self.cache.in_use_during(self.digest, stream))
             }
         };
         Ok(Opened::Body(BlobBody {
@@ -299,6 +303,10 @@ impl Ask<'_> {
                 .bypass(size, BypassReason::StoreFailing)
                 .await
                 .map(Turn::Served),
+            End::Failed(CacheError::NoRoom) => self
+                .bypass(size, BypassReason::NoRoom)
+                .await
+                .map(Turn::Served),
             End::Failed(error) if shares => Err(error),
             End::Failed(_) | End::Stored | End::Lost | End::Whole => Ok(Turn::Again),
         }
@@ -321,7 +329,8 @@ impl Ask<'_> {
             status
         };
         let (size, range) = (ready.size, ready.range);
-        let payload = BlobPayload::Stream(ready.into_body());
+        let body = self.cache.in_use_during(self.digest, ready.into_body());
+        let payload = BlobPayload::Stream(body);
         Ok(Turn::Served(Served::new(
             BlobBody {
                 size,

@@ -77,11 +77,10 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Gets every byte, and the proof that they are right.
+    /// Gets every byte, and the proof that they are right; to be begun first.
     ///
     /// Dropping the future leaves what was checkpointed to the next fill.
-    pub(super) async fn conduct(&mut self, is_linked: bool) -> Result<Verified, CacheError> {
-        self.begin(is_linked).await?;
+    pub(super) async fn conduct(&mut self) -> Result<Verified, CacheError> {
         let jump = self.cache.limits.jump_bytes_min;
         loop {
             let at = self.hasher.size();
@@ -121,7 +120,7 @@ impl<'a> Conductor<'a> {
 
     /// Asks the upstream for what comes after the kept bytes: its answer is the proof that they may
     /// be had here. Where there is nothing to come, a link is.
-    async fn begin(&mut self, is_linked: bool) -> Result<(), CacheError> {
+    pub(super) async fn begin(&mut self, is_linked: bool) -> Result<(), CacheError> {
         let (kept, size) = self.spool.look(|state| (state.kept, state.size));
         if kept == 0 {
             return self.source.open(0, None).await;

@@ -56,6 +56,15 @@ pub enum CacheError {
     /// An index lists no image for any of the platforms that were asked for.
     #[error("the image is not there for any of these platforms")]
     NoSuchPlatform,
+    /// There is no room to keep it, and nothing that could be evicted for it: it passes through.
+    #[error("there is no room to keep it")]
+    NoRoom,
+    /// There are as many pins as there may be.
+    #[error("there are {limit} pins already, and no more may be: remove one first")]
+    TooManyPins {
+        /// How many there may be.
+        limit: usize,
+    },
     /// Too many fills or bypasses are under way.
     #[error("too many downloads are under way")]
     Overloaded,

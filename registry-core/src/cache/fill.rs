@@ -16,8 +16,11 @@ use tokio_util::sync::CancellationToken;
 use super::conduct::Conductor;
 use super::negative::Absent;
 use super::spool::{End, Spool, State};
+use super::upkeep::Promise;
 use super::{CacheError, Inner};
-use crate::{BlobSink, Caller, Digest, Link, LinkTarget, Origin, StoreOperation, Verified};
+use crate::{
+    BlobSink, Caller, Digest, Link, LinkTarget, Origin, StoreError, StoreOperation, Verified,
+};
 
 /// What is fetched, from where and for whom.
 #[derive(Clone, Debug)]
@@ -232,13 +235,13 @@ impl Work {
             return self.leave(End::Stored);
         }
         match self.receive(&closing).await {
-            Ok((sink, verified)) => {
+            Ok((sink, verified, promise)) => {
                 // Readers get the bytes that were held back now: they are right, whatever the
                 // store makes of them (I2). A reader that comes before the commit is done finds
                 // this fill still in the table.
                 self.obituary.0.end(End::Whole);
                 tokio::select! {
-                    () = self.commit(sink, verified) => {}
+                    () = self.commit(sink, verified, promise) => {}
                     () = closing.cancelled() => {}
                 }
             }
@@ -246,8 +249,24 @@ impl Work {
                 if let End::Failed(error) = &end {
                     self.note_failure(error);
                 }
+                let end = self.make_space_after(end).await;
                 self.leave(end);
             }
+        }
+    }
+
+    /// Makes space where the store had none for this. Then whoever waits may as well begin again.
+    async fn make_space_after(&self, end: End) -> End {
+        if !matches!(
+            end,
+            End::Failed(CacheError::Store(StoreError::NoSpace { .. }))
+        ) {
+            return end;
+        }
+        let size = self.obituary.0.outlook().0.unwrap_or_default();
+        match self.cache.make_space(size).await {
+            true => End::Lost,
+            false => end,
         }
     }
 
@@ -259,7 +278,9 @@ impl Work {
         } = &self.errand;
         // Of what it has sent a part of, an upstream that says so now is not to be believed for long.
         let has_begun = self.obituary.0.look(|state| state.begun);
-        if matches!(error, CacheError::NotFound) && !has_begun {
+        if matches!(error, CacheError::NoRoom) {
+            tracing::debug!(%digest, "there is no room for a blob");
+        } else if matches!(error, CacheError::NotFound) && !has_begun {
             self.cache
                 .remember_absent(Absent::blob(origin, *digest, caller));
         } else {
@@ -278,14 +299,15 @@ impl Work {
     async fn receive(
         &self,
         closing: &CancellationToken,
-    ) -> Result<(Arc<dyn BlobSink>, Verified), End> {
+    ) -> Result<(Arc<dyn BlobSink>, Verified, Option<Promise>), End> {
         let begin = async {
             let permit = self.turn().await?;
             // Before the upstream is asked: a store that cannot take the blob must not cost a
             // request.
-            Ok((permit, self.stage().await?))
+            let promise = self.room().await?;
+            Ok((permit, self.stage().await?, promise))
         };
-        let (_permit, sink) = tokio::select! {
+        let (_permit, sink, mut promise) = tokio::select! {
             begun = begin => begun.map_err(End::Failed)?,
             () = closing.cancelled() => return Err(End::Lost),
         };
@@ -293,8 +315,15 @@ impl Work {
         spool.attach(&sink);
         let mut conductor =
             Conductor::new(&self.cache, &self.errand, spool, &sink, self.whole_only);
+        let conduct = async {
+            conductor.begin(self.is_linked).await?;
+            if promise.is_none() {
+                promise = self.room().await?;
+            }
+            conductor.conduct().await
+        };
         let outcome = tokio::select! {
-            outcome = conductor.conduct(self.is_linked) => outcome.map_err(End::Failed),
+            outcome = conduct => outcome.map_err(End::Failed),
             error = spool.broken() => Err(End::Failed(error)),
             () = closing.cancelled() => Err(End::Lost),
         };
@@ -302,7 +331,7 @@ impl Work {
         // Whatever the outcome, nobody writes to the spool any more, and nobody else has it.
         spool.quiesce().await;
         match outcome {
-            Ok(verified) => Ok((sink, verified)),
+            Ok(verified) => Ok((sink, verified, promise)),
             Err(end) => {
                 match &end {
                     End::Failed(error) if error.is_mismatch() => self.disown(sink),
@@ -332,13 +361,23 @@ impl Work {
         Ok(permit)
     }
 
+    /// Room for the blob, where its size is known; it then lasts until the blob is kept.
+    async fn room(&self) -> Result<Option<Promise>, CacheError> {
+        match self.obituary.0.outlook().0 {
+            Some(size) => self.cache.room(size).await,
+            None => Ok(None),
+        }
+    }
+
     /// A spool, and what an earlier fill of the same blob left in it.
     async fn stage(&self) -> Result<Arc<dyn BlobSink>, CacheError> {
         let size = self.obituary.0.outlook().0;
         let mut sink;
         loop {
-            let stage = self.cache.stores.blobs.stage(self.errand.digest, size);
-            sink = self.cache.store(StoreOperation::Write, stage).await?;
+            let stage = || self.cache.stores.blobs.stage(self.errand.digest, size);
+            let (operation, bytes) = (StoreOperation::Write, size.unwrap_or_default());
+            let staged = self.cache.store_making_room(operation, bytes, stage);
+            sink = staged.await?;
             let is_too_long = size.is_some_and(|size| sink.kept() > size);
             if sink.kept() == 0 || !(is_too_long || self.whole_only) {
                 return Ok(sink);
@@ -366,21 +405,36 @@ impl Work {
 
     /// Keeps what was verified. The link comes last: without the blob it would only cost a fill,
     /// but a blob without it costs no more than a HEAD.
-    async fn commit(&self, sink: Arc<dyn BlobSink>, verified: Verified) {
+    async fn commit(&self, sink: Arc<dyn BlobSink>, verified: Verified, promise: Option<Promise>) {
+        let size = verified.size();
+        let _promise = match promise {
+            Some(promise) => Some(promise),
+            // Nobody knew its size until now.
+            None => match self.cache.room(size).await {
+                Ok(promise) => promise,
+                // It would be kept as unfinished, for fills that have no more room than this one.
+                Err(_) => return sink.discard(),
+            },
+        };
         let link = Link {
             target: LinkTarget::Blob(self.errand.digest),
-            size: Some(verified.size()),
+            size: Some(size),
         };
         let commit = sink.commit(verified);
         let committed = self.cache.store(StoreOperation::Commit, commit).await;
-        if committed.is_ok() {
-            let endpoint = self.obituary.0.look(|state| state.endpoint.clone());
-            self.cache
-                .note(link.target, &self.errand.origin, endpoint)
-                .await;
-        }
-        if committed.is_ok() && self.cache.grant(&self.errand.origin, vec![link]).await {
-            self.cache.health.took();
+        match committed {
+            Ok(()) => {
+                let endpoint = self.obituary.0.look(|state| state.endpoint.clone());
+                let origin = &self.errand.origin;
+                self.cache.note(link.target, origin, endpoint).await;
+                if self.cache.grant(origin, vec![link]).await {
+                    self.cache.health.took();
+                }
+                self.cache.kept_more(origin).await;
+            }
+            // The next fill finds most of it, and space for the rest.
+            Err(StoreError::NoSpace { .. }) => drop(self.cache.make_space(size).await),
+            Err(_) => {}
         }
         self.obituary.0.settle(committed);
     }

@@ -128,21 +128,34 @@ impl Inner {
 
     /// Stores a manifest that came from `origin`, and then links it there (I6).
     pub(super) async fn keep_manifest(
-        &self,
+        self: &Arc<Self>,
         origin: &Origin,
         fetched: Answered<Manifest>,
     ) -> Fetched {
         let manifest = fetched.value;
-        let put = self.stores.manifests.put_manifest(manifest.clone());
-        let stored = self.store(StoreOperation::Index, put).await.is_ok();
-        if stored {
+        let bypass = match self.put_manifest(&manifest).await {
+            Ok(()) => None,
+            Err(CacheError::NoRoom) => Some(BypassReason::NoRoom),
+            Err(_) => Some(BypassReason::StoreFailing),
+        };
+        if bypass.is_none() {
             let target = LinkTarget::Manifest(manifest.digest());
             self.note(target, origin, fetched.endpoint).await;
+            if self.grant_manifest(origin, &manifest).await {
+                self.health.took();
+            }
+            self.kept_more(origin).await;
         }
-        if stored && self.grant_manifest(origin, &manifest).await {
-            self.health.took();
-        }
-        Fetched { manifest, stored }
+        Fetched { manifest, bypass }
+    }
+
+    async fn put_manifest(self: &Arc<Self>, manifest: &Manifest) -> Result<(), CacheError> {
+        let size = manifest.descriptor().size;
+        let _promise = self.room(size).await?;
+        let put = || self.stores.manifests.put_manifest(manifest.clone());
+        Ok(self
+            .store_making_room(StoreOperation::Index, size, put)
+            .await?)
     }
 
     /// Links what a manifest names where that was not done yet: an index links its manifests, and
@@ -172,11 +185,9 @@ impl Inner {
 
 impl Resolved {
     pub(super) fn fetched(fetched: Fetched) -> Self {
-        let status = if fetched.stored {
-            CacheStatus::Miss
-        } else {
-            CacheStatus::Bypass(BypassReason::StoreFailing)
-        };
+        let status = fetched
+            .bypass
+            .map_or(CacheStatus::Miss, CacheStatus::Bypass);
         Self {
             manifest: fetched.manifest,
             status,

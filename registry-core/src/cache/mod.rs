@@ -8,7 +8,8 @@
 //!   of order; `source`, `patience`: where its bytes come from, whatever breaks off; `extents`: who
 //!   has which of them; pure.
 //! - `follow`, `pass`: the bodies that are read from a fill, and those that are passed through.
-//! - `answers`: what upstreams last said, for people; `upkeep`: what keeps all of it in order.
+//! - `answers`: what upstreams last said, for people; `upkeep`: what keeps all of it in order and
+//!   within its bounds.
 //! - `health`, `tasks`: the store's failures, and the tasks that outlive requests.
 
 mod answers;
@@ -65,9 +66,10 @@ pub use answers::{TagAnswer, TagSaid};
 pub use error::CacheError;
 pub use status::{BypassReason, CacheStatus, Served, StaleReason};
 pub use upkeep::{
-    BlobDetail, Deleted, Explanation, Filling, Finding, Flaw, ImageDetail, ImageSummary,
-    ManifestDetail, NextPull, RepositorySummary, StillNeeded, Verdict, VerificationState,
-    VerifyReport, VerifyRequest, VerifyScope, WarmOptions, Warmed,
+    BlobDetail, CacheUsage, CollectRequest, Collected, Deleted, Evicted, EvictionCounts,
+    Explanation, Filling, Finding, Flaw, ImageDetail, ImageSummary, ManifestDetail, NextPull,
+    RepositorySummary, StillNeeded, Verdict, VerificationState, VerifyReport, VerifyRequest,
+    VerifyScope, WarmOptions, Warmed,
 };
 
 /// A cache of everything that its upstreams have: all that a server calls.
@@ -109,13 +111,14 @@ struct Inner {
     fill_permits: Semaphore,
     bypass_permits: Arc<Semaphore>,
     verifications: Verifications,
+    upkeep: upkeep::State,
 }
 
-/// A manifest from an upstream, and whether the store took it.
+/// A manifest from an upstream, and why it was not kept, where it was not.
 #[derive(Clone)]
 struct Fetched {
     manifest: Manifest,
-    stored: bool,
+    bypass: Option<BypassReason>,
 }
 
 impl RegistryCache {
@@ -155,6 +158,7 @@ impl RegistryCache {
                 limits.bypasses_max.min(Semaphore::MAX_PERMITS),
             )),
             verifications: Verifications::default(),
+            upkeep: upkeep::State::default(),
             limits,
         };
         Self {
@@ -291,13 +295,22 @@ impl Inner {
         operation: StoreOperation,
         answer: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
+        let answer = self.ask_store(operation, answer).await;
+        self.health.note(answer)
+    }
+
+    /// The same, for whoever knows what to do about a failure.
+    async fn ask_store<T>(
+        &self,
+        operation: StoreOperation,
+        answer: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
         let limit = match operation {
             StoreOperation::Commit => self.limits.commit_wait_max,
             _ => self.limits.store_wait_max,
         };
         let answer = timeout(limit, answer).await;
-        self.health
-            .note(answer.unwrap_or(Err(StoreError::Timeout { operation })))
+        answer.unwrap_or(Err(StoreError::Timeout { operation }))
     }
 
     /// Begins a download, within the time that is allowed for headers.

@@ -92,6 +92,8 @@ pub enum BypassReason {
     RangeAhead,
     /// The store cannot take it, or cannot read it.
     StoreFailing,
+    /// There is no room to keep it, and nothing that could be evicted for it.
+    NoRoom,
     /// Fills of it that others began have failed again and again.
     FillsFailing,
     /// A listing: it is asked for anew each time.
@@ -105,6 +107,7 @@ impl BypassReason {
             Self::Head => "head",
             Self::RangeAhead => "range-ahead",
             Self::StoreFailing => "store-failing",
+            Self::NoRoom => "no-room",
             Self::FillsFailing => "fills-failing",
             Self::Listing => "listing",
         }

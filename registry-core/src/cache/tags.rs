@@ -252,7 +252,7 @@ impl Inner {
 
     /// The manifest that the upstream sends for a tag, whatever it said of it.
     async fn manifest_tagged(
-        &self,
+        self: &Arc<Self>,
         origin: &Origin,
         tag: &Tag,
         caller: &Caller,
