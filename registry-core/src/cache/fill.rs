@@ -255,8 +255,14 @@ impl Work {
         }
     }
 
-    /// Makes space where the store had none for this. Then whoever waits may as well begin again.
+    /// Makes space where the store had none for what was being written. Then whoever waits may as
+    /// well begin again.
     async fn make_space_after(&self, end: End) -> End {
+        let was_written = self.obituary.0.look(|state| state.reader().is_some());
+        if !was_written {
+            // Space was made for it already, and was not enough.
+            return end;
+        }
         if !matches!(
             end,
             End::Failed(CacheError::Store(StoreError::NoSpace { .. }))

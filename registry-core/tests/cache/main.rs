@@ -5,6 +5,7 @@
 
 mod blobs;
 mod chaos;
+mod eviction;
 mod failing_store;
 mod manifests;
 mod moments;
