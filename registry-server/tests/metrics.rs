@@ -7,7 +7,7 @@
 #[path = "support/http.rs"]
 mod http;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -333,4 +333,69 @@ async fn series_do_not_grow_with_what_clients_ask_for() {
     assert!(grown.is_empty(), "{grown:?}");
     assert!(before.len() < 1000, "{}", before.len());
     setup.mirror.shutdown().await;
+}
+
+/// What a metric is called in `# TYPE` lines, with the end that its series have.
+fn declared(text: &str) -> BTreeMap<String, String> {
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    types
+        .map(|line| {
+            let (name, kind) = line.split_once(' ').unwrap();
+            let end = if kind == "counter" { "_total" } else { "" };
+            (format!("{name}{end}"), kind.to_owned())
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn every_metric_is_documented_and_none_is_made_up() {
+    let setup = Setup::start().await;
+    let told = declared(&setup.metrics().await);
+    setup.mirror.shutdown().await;
+    let document = include_str!("../../docs/metrics.md");
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let documented: BTreeMap<_, _> = rows
+        .map(|row| {
+            let mut cells = row.split('|').map(str::trim).skip(1);
+            let name = cells.next().unwrap().trim_matches('`');
+            let name = name.split('{').next().unwrap();
+            (name.to_owned(), cells.next().unwrap().to_owned())
+        })
+        .collect();
+    assert_eq!(documented, told);
+}
+
+/// As <https://prometheus.io/docs/practices/naming> has it.
+#[tokio::test]
+async fn names_end_with_their_units() {
+    let setup = Setup::start().await;
+    let told = declared(&setup.metrics().await);
+    setup.mirror.shutdown().await;
+    for (name, kind) in &told {
+        let base = name.trim_end_matches("_total").trim_end_matches("_info");
+        for unit in [
+            "milliseconds",
+            "ms",
+            "minutes",
+            "kilobytes",
+            "kb",
+            "percent",
+        ] {
+            assert!(!base.split('_').any(|word| word == unit), "{name}");
+        }
+        if kind == "histogram" {
+            assert!(
+                base.ends_with("_seconds") || base.ends_with("_bytes"),
+                "{name}"
+            );
+        }
+        let unit = base
+            .split('_')
+            .position(|word| matches!(word, "seconds" | "bytes"));
+        let last = base.split('_').count() - 1;
+        assert!(
+            unit.is_none_or(|unit| unit == last),
+            "{name}: a unit stands last"
+        );
+    }
 }

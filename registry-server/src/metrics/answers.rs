@@ -231,64 +231,64 @@ impl Answers {
         let counted = &self.0;
         exposition.register(
             "http_requests",
-            "Requests of clients that have ended, by method, route and status of the answer",
+            "Requests of clients that have ended, by method, route and status of the answer.",
             counted.requests.clone(),
         );
         exposition.register(
             "cache_requests",
             "Requests for an upstream's content that have ended, by what was asked for and how it \
-             was answered",
+             was answered.",
             counted.cache_requests.clone(),
         );
         exposition.register(
             "served_bytes",
-            "Bytes of bodies that clients were sent",
+            "Bytes of bodies that clients were sent.",
             counted.served_bytes.clone(),
         );
         exposition.register(
             "stale_answers",
-            "Answers served stale, by why the upstream could not confirm them",
+            "Answers served stale, by why the upstream could not confirm them.",
             counted.stale.clone(),
         );
         exposition.register(
             "stale_age_seconds",
-            "How long ago the upstream had confirmed what was served stale",
+            "How long ago the upstream had confirmed what was served stale.",
             counted.stale_age.clone(),
         );
         exposition.register(
             "bypassed_answers",
-            "Answers passed on from the upstream without being kept, by why",
+            "Answers passed on from the upstream without being kept, by why.",
             counted.bypassed.clone(),
         );
         exposition.register(
             "failed_answers",
-            "Requests answered by an error, by its reason",
+            "Requests answered by an error, by its reason.",
             counted.failed.clone(),
         );
         exposition.register(
             "cut_answers",
-            "Answers that ended before their end, by who ended them",
+            "Answers that ended before their end, by who ended them.",
             counted.cut.clone(),
         );
         exposition.register(
             "first_byte_seconds",
             "Time from a request until the first byte of the answer's body, or until its headers \
-             where it has none",
+             where it has none.",
             counted.first_byte.family.clone(),
         );
         exposition.register(
             "body_seconds",
-            "Time from a request until the last byte of the answer's body, where all of it was sent",
+            "Time from a request until the last byte of the answer's body, where all of it was sent.",
             counted.body.family.clone(),
         );
         exposition.register(
             "connections_active",
-            "Connections of clients",
+            "Connections of clients.",
             counted.connections.clone(),
         );
         exposition.register(
             "connections_refused",
-            "Connections for which there was no room",
+            "Connections for which there was no room.",
             counted.refusals.clone(),
         );
     }

@@ -17,8 +17,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Metric, Registry};
@@ -120,7 +120,7 @@ impl Exposition {
         };
         exposition.register(
             "build_info",
-            "Which program this is: always 1",
+            "Which program this is: always 1.",
             build_info(),
         );
         metrics.answers.register(&mut exposition);
@@ -133,9 +133,11 @@ impl Exposition {
         exposition
     }
 
-    /// `help` without the full stop, which is put behind it here, and not behind a collector's.
-    fn register(&mut self, name: &str, help: &str, metric: impl Metric) {
-        self.registry.register(name, help, metric);
+    /// Adds what is counted as it happens. It is told from the start on, also while there is nothing
+    /// to tell: who writes a query finds its name.
+    fn register(&mut self, name: &'static str, help: &'static str, metric: impl Metric) {
+        let metric = Box::new(metric);
+        self.gather(Declared { name, help, metric });
     }
 
     /// Adds what is asked for anew each time.
@@ -162,6 +164,23 @@ impl Exposition {
             .and_then(|()| encode_eof(&mut text))
             .expect("a String takes all that is written to it");
         text
+    }
+}
+
+/// A metric with its name, whether or not it has any series. (A registry leaves out those that have
+/// none.)
+#[derive(Debug)]
+struct Declared {
+    name: &'static str,
+    help: &'static str,
+    metric: Box<dyn Metric>,
+}
+
+impl Collector for Declared {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let kind = self.metric.metric_type();
+        let descriptor = encoder.encode_descriptor(self.name, self.help, None, kind)?;
+        self.metric.encode(descriptor)
     }
 }
 

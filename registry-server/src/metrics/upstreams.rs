@@ -76,22 +76,22 @@ impl Counted {
     pub(super) fn register(&self, exposition: &mut Exposition) {
         exposition.register(
             "upstream_requests",
-            "Requests sent upstream, by kind and status of the answer",
+            "Requests sent upstream, by kind and status of the answer.",
             self.requests.clone(),
         );
         exposition.register(
             "upstream_bytes",
-            "Bytes of bodies received from upstream",
+            "Bytes of bodies received from upstream.",
             self.bytes.clone(),
         );
         exposition.register(
             "upstream_answer_seconds",
-            "Time from a request sent upstream until the headers of its answer",
+            "Time from a request sent upstream until the headers of its answer.",
             self.answer.clone(),
         );
         exposition.register(
             "upstream_endpoint_rests",
-            "How often an endpoint failed, and was only probed from then on",
+            "How often an endpoint failed, and was only probed from then on.",
             self.rests.clone(),
         );
     }
