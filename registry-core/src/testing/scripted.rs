@@ -237,6 +237,7 @@ struct State {
     always: HashMap<Call, Act>,
     down: Option<UpstreamError>,
     conditions: HashMap<Asked, Condition>,
+    endpoint: Option<Arc<str>>,
     calls: Calls,
     blob_requests: Vec<BlobRequest>,
 }
@@ -312,6 +313,11 @@ impl ScriptedUpstream {
         self.lock().down = error;
     }
 
+    /// Says from now on that this endpoint answers.
+    pub fn set_endpoint(&self, endpoint: &str) {
+        self.lock().endpoint = Some(endpoint.into());
+    }
+
     /// Says from now on that what is `asked` is in this condition, and answers accordingly: it is
     /// not called upon, so that the call is not counted.
     pub fn set_condition(&self, asked: Asked, condition: Condition) {
@@ -335,6 +341,13 @@ impl ScriptedUpstream {
                 .entry(repository.clone())
                 .or_default(),
         );
+    }
+
+    fn answered<T>(&self, value: T) -> Answered<T> {
+        Answered {
+            value,
+            endpoint: self.lock().endpoint.clone(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -426,7 +439,7 @@ impl ScriptedUpstream {
             size: Some(size).filter(|_| !script.hides_size),
             start: range.start(),
             validator: Some(validator),
-            endpoint: None,
+            endpoint: self.lock().endpoint.clone(),
             stream: self.counted(play(pieces)),
         }
     }
@@ -469,7 +482,7 @@ impl Upstream for ScriptedUpstream {
     ) -> BoxFuture<'a, Result<Answered<Resolution>, UpstreamError>> {
         Box::pin(async move {
             if let Err(error) = self.act(Call::Resolve, |calls| &mut calls.resolve).await {
-                return absent_or(error, Answered::new(Resolution::Absent));
+                return absent_or(error, self.answered(Resolution::Absent));
             }
             let named = self.of(repository, |content| {
                 content
@@ -477,7 +490,7 @@ impl Upstream for ScriptedUpstream {
                     .get(content.tags.get(tag)?)
                     .map(|m| m.descriptor().clone())
             });
-            Ok(Answered::new(match named {
+            Ok(self.answered(match named {
                 None => Resolution::Absent,
                 Some(descriptor) if Some(descriptor.digest) == prior => Resolution::Unchanged,
                 Some(descriptor) => Resolution::Names(descriptor),
@@ -495,17 +508,18 @@ impl Upstream for ScriptedUpstream {
             match self.act(Call::Manifest, |calls| &mut calls.manifest).await {
                 Err(error) => return absent_or(error, None),
                 Ok(Some(Scripted::Manifest(manifest))) => {
-                    return Ok(Some(Answered::new(manifest)));
+                    return Ok(Some(self.answered(manifest)));
                 }
                 Ok(_) => {}
             }
-            Ok(self.of(repository, |content| {
+            let manifest = self.of(repository, |content| {
                 let digest = match reference {
                     Reference::Tag(tag) => content.tags.get(tag)?,
                     Reference::Digest(digest) => digest,
                 };
-                content.manifests.get(digest).cloned().map(Answered::new)
-            }))
+                content.manifests.get(digest).cloned()
+            });
+            Ok(manifest.map(|manifest| self.answered(manifest)))
         })
     }
 

@@ -6,7 +6,9 @@
 mod blobs;
 mod chaos;
 mod eviction;
+mod explain;
 mod failing_store;
+mod kept;
 mod manifests;
 mod moments;
 mod outages;
