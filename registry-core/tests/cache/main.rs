@@ -6,6 +6,7 @@
 mod blobs;
 mod chaos;
 mod eviction;
+mod delete;
 mod explain;
 mod failing_store;
 mod kept;
@@ -16,3 +17,4 @@ mod ranges;
 mod referrers;
 mod resume;
 mod support;
+mod survey;

@@ -53,11 +53,12 @@ impl RegistryCache {
     /// # Errors
     ///
     /// [`CacheError::Pinned`], where a pin holds it; [`CacheError::NoUpkeep`];
-    /// [`CacheError::Store`], where some of it may still be there: deleting again goes on.
+    /// [`CacheError::Store`], where some of it may still be there, though nothing names it any more:
+    /// it is evicted before everything else, and the next pull makes it whole.
     ///
     /// # Cancellation
     ///
-    /// As an error of the store: what is left is whole or a miss, and evicted in time.
+    /// As an error of the store.
     pub async fn delete(
         &self,
         origin: &Origin,
