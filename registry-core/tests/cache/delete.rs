@@ -31,7 +31,12 @@ async fn an_image_goes_with_all_that_only_it_needs() {
         "linux/amd64",
         &[shared.clone(), sample(500, 2)],
     );
-    let second = add_image(&mirror.one, "b", "linux/arm64", &[shared.clone()]);
+    let second = add_image(
+        &mirror.one,
+        "b",
+        "linux/arm64",
+        std::slice::from_ref(&shared),
+    );
     name_it(&mirror.one, "1", &first.manifest);
     name_it(&mirror.one, "2", &second.manifest);
     mirror.pull("1").await;

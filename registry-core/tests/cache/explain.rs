@@ -208,7 +208,12 @@ async fn an_absence_that_is_believed_fails() {
 async fn what_is_being_fetched_is_said_to_be() {
     let mirror = kept();
     let layer = sample(300_000, 1);
-    let image = add_image(&mirror.one, "a", "linux/amd64", &[layer.clone()]);
+    let image = add_image(
+        &mirror.one,
+        "a",
+        "linux/amd64",
+        std::slice::from_ref(&layer),
+    );
     name_it(&mirror.one, "1", &image.manifest);
     mirror.get("1").await.unwrap();
     mirror.blob(&one(), image.config, None).await.unwrap();

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use registry_core::testing::content::{digest_of, sample, stage_anew, verified};
 use registry_core::testing::{FaultingStore, ManualClock, ScriptedUpstream};
 use registry_core::{
-    Algorithm, BlobStore as _, Caller, Digest, InventoryStore as _, JournalStore as _, Limits,
-    LinkTarget, Manifest, MediaType, MemoryStore, Reference, RegistryCache, Removal, Stores,
-    UpstreamEntry, UpstreamId, UpstreamPolicy, Upstreams, Usage,
+    Algorithm, BlobStore as _, Digest, InventoryStore as _, JournalStore as _, Limits, LinkTarget,
+    Manifest, MediaType, MemoryStore, Reference, RegistryCache, Removal, Stores, UpstreamEntry,
+    UpstreamId, UpstreamPolicy, Upstreams, Usage,
 };
 
 use super::support::{Mirror, one, read, repository, tag};
@@ -193,16 +193,4 @@ pub(crate) fn push_image(upstream: &ScriptedUpstream, under: &str, len: usize, s
 
 pub(crate) fn reference(text: &str) -> Reference {
     Reference::parse(text).unwrap()
-}
-
-/// What a client gets of a tag, so that it can be compared with what was foreseen.
-pub(crate) async fn status_of(mirror: &Mirror, text: &str) -> String {
-    let served = mirror
-        .cache
-        .manifest(&one(), &reference(text), &Caller::Anonymous)
-        .await;
-    match served {
-        Ok(served) => format!("{:?}", served.status),
-        Err(error) => format!("{error:?}"),
-    }
 }

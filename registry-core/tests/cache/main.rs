@@ -18,3 +18,5 @@ mod referrers;
 mod resume;
 mod support;
 mod survey;
+mod verify;
+mod warm;
