@@ -149,6 +149,30 @@ pub trait InventoryStore: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>>;
 
+    /// Up to `limit` blobs that are kept, in the order of their digests, beginning past `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where they cannot be told.
+    fn blobs(
+        &self,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>>;
+
+    /// Up to `limit` manifests that are linked in an origin, whether they are kept or not, in the
+    /// order of their digests, beginning past `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], where they cannot be told.
+    fn linked_manifests<'a>(
+        &'a self,
+        origin: &'a Origin,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Digest>, StoreError>>;
+
     /// A manifest, without counting as an access to it.
     ///
     /// # Errors

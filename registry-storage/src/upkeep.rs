@@ -110,6 +110,29 @@ impl InventoryStore for DiskStore {
         Box::pin(self.shared.blocking(StoreOperation::List, page))
     }
 
+    fn blobs(
+        &self,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {
+        let page = move |folder: &Folder| {
+            let blobs = folder.index.blobs(after, limit)?;
+            Ok(blobs.into_iter().map(|blob| blob.digest).collect())
+        };
+        Box::pin(self.shared.blocking(StoreOperation::List, page))
+    }
+
+    fn linked_manifests<'a>(
+        &'a self,
+        origin: &'a Origin,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Digest>, StoreError>> {
+        let origin = origin.clone();
+        let page = move |folder: &Folder| folder.index.linked_manifests(&origin, after, limit);
+        Box::pin(self.shared.blocking(StoreOperation::List, page))
+    }
+
     fn peek_manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>> {
         let peek = move |folder: &Folder| folder.peek_manifest(digest);
         Box::pin(self.shared.blocking(StoreOperation::Read, peek))

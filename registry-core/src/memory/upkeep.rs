@@ -141,6 +141,39 @@ impl InventoryStore for MemoryStore {
         })
     }
 
+    fn blobs(
+        &self,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {
+        Box::pin(async move {
+            let content = self.content();
+            let past = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let blobs = content.blobs.range((past, Bound::Unbounded));
+            Ok(blobs.map(|(digest, _)| *digest).take(limit).collect())
+        })
+    }
+
+    fn linked_manifests<'a>(
+        &'a self,
+        origin: &'a Origin,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Digest>, StoreError>> {
+        Box::pin(async move {
+            let content = self.content();
+            let linked = content.links.get(origin).into_iter();
+            let manifests = linked
+                .flat_map(BTreeMap::keys)
+                .filter_map(|target| match target {
+                    LinkTarget::Manifest(digest) => Some(*digest),
+                    LinkTarget::Blob(_) => None,
+                });
+            let past = manifests.filter(|digest| after.is_none_or(|after| *digest > after));
+            Ok(past.take(limit).collect())
+        })
+    }
+
     fn peek_manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>> {
         Box::pin(async move { Ok(self.content().manifests.get(&digest).cloned()) })
     }

@@ -167,6 +167,22 @@ impl Index {
         })
     }
 
+    pub(crate) fn linked_manifests(
+        &self,
+        origin: &Origin,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let prefix = keys::linked_manifests_prefix(origin);
+        let start = after.map_or_else(
+            || prefix.clone(),
+            |after| [keys::link_key(origin, LinkTarget::Manifest(after)), vec![0]].concat(),
+        );
+        self.page(Table::Links, &prefix, start, limit, |key, _| {
+            keys::digest_of(key.get(prefix.len()..)?)
+        })
+    }
+
     /// Up to `limit` rows of a table whose keys begin with `prefix`, from `start` on; what is no row
     /// of ours is skipped.
     pub(super) fn page<T>(

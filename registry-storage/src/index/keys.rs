@@ -204,6 +204,13 @@ pub(crate) fn link_key(origin: &Origin, target: LinkTarget) -> Vec<u8> {
     key
 }
 
+/// What the key of every link to a manifest begins with in an origin, and no other key.
+pub(crate) fn linked_manifests_prefix(origin: &Origin) -> Vec<u8> {
+    let mut key = origin_prefix(origin);
+    key.push(b'm');
+    key
+}
+
 pub(crate) fn tag_key(origin: &Origin, tag: &str) -> Vec<u8> {
     let mut key = origin_prefix(origin);
     key.extend_from_slice(tag.as_bytes());

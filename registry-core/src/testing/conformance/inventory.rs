@@ -56,6 +56,8 @@ where
         where_something_is_linked_is_told,
         tags_of_a_manifest_are_told,
         manifests_are_listed_in_pages,
+        blobs_are_listed_in_pages,
+        what_an_origin_links_is_listed_in_pages,
         what_is_looked_at_is_whole,
         what_is_forgotten_stays_kept,
         unused_blobs_are_removed_and_no_others,
@@ -769,6 +771,69 @@ pub async fn manifests_are_listed_in_pages(stores: Stores, clock: Arc<ManualCloc
     shop.remove_manifest(expected[2]).await;
     let page = shop.inventory.manifests(Some(expected[1]), 1).await;
     assert_eq!(page.expect("manifests"), &expected[3..4]);
+}
+
+/// Every kept blob is listed once.
+pub async fn blobs_are_listed_in_pages(stores: Stores, clock: Arc<ManualClock>) {
+    let shop = Shop::new(stores, clock);
+    let mut expected = Vec::new();
+    for seed in 1..=5 {
+        expected.push(shop.blob(seed).await);
+    }
+    shop.image("a", &expected[..2]).await;
+    expected.sort();
+    for limit in [1, 2, 5, 100] {
+        let mut listed: Vec<Digest> = Vec::new();
+        loop {
+            let page = shop.inventory.blobs(listed.last().copied(), limit).await;
+            let page = page.expect("blobs");
+            assert!(page.len() <= limit);
+            if page.is_empty() {
+                break;
+            }
+            listed.extend(page);
+        }
+        assert_eq!(listed, expected, "in pages of {limit}");
+    }
+    assert!(shop.stores.blobs.remove(expected[2]).await.expect("remove"));
+    let page = shop.inventory.blobs(Some(expected[1]), 1).await;
+    assert_eq!(page.expect("blobs"), &expected[3..4]);
+}
+
+/// Every manifest that an origin links is listed once, and nothing else that it links, nor what
+/// others do.
+pub async fn what_an_origin_links_is_listed_in_pages(stores: Stores, clock: Arc<ManualClock>) {
+    let shop = Shop::new(stores, clock);
+    let here = origin("x", "a");
+    let kept = shop.image("a", &[]).await;
+    let mut expected = vec![kept];
+    expected.extend((0..4_u8).map(|seed| digest_of(&[seed])));
+    for digest in &expected {
+        shop.link(&here, LinkTarget::Manifest(*digest)).await;
+    }
+    shop.link(&here, LinkTarget::Blob(digest_of(b"blob"))).await;
+    for elsewhere in [origin("x", "b"), origin("x", "a/b"), origin("y", "a")] {
+        let target = LinkTarget::Manifest(digest_of(b"elsewhere"));
+        shop.link(&elsewhere, target).await;
+    }
+    expected.sort();
+    for limit in [1, 2, 5, 100] {
+        let mut listed: Vec<Digest> = Vec::new();
+        loop {
+            let after = listed.last().copied();
+            let page = shop.inventory.linked_manifests(&here, after, limit).await;
+            let page = page.expect("linked_manifests");
+            assert!(page.len() <= limit);
+            if page.is_empty() {
+                break;
+            }
+            listed.extend(page);
+        }
+        assert_eq!(listed, expected, "in pages of {limit}");
+    }
+    let none = origin("x", "c");
+    let page = shop.inventory.linked_manifests(&none, None, 10).await;
+    assert_eq!(page.expect("linked_manifests"), []);
 }
 
 /// What is looked at is what is served, also while it is removed.

@@ -53,6 +53,8 @@ pub enum StoreCall {
     LinkedIn,
     TaggedAs,
     Manifests,
+    Blobs,
+    LinkedManifests,
     PeekManifest,
     PeekBlob,
     Forget,
@@ -101,6 +103,8 @@ impl StoreCall {
             | Self::LinkedIn
             | Self::TaggedAs
             | Self::Manifests
+            | Self::Blobs
+            | Self::LinkedManifests
             | Self::PeekManifest
             | Self::PutPin
             | Self::Pins

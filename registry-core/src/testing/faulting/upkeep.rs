@@ -120,6 +120,29 @@ impl<S: InventoryStore> InventoryStore for FaultingStore<S> {
         })
     }
 
+    fn blobs(
+        &self,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Digest>, StoreError>> {
+        Box::pin(async move {
+            self.faults.pass(StoreCall::Blobs).await?;
+            self.inner.blobs(after, limit).await
+        })
+    }
+
+    fn linked_manifests<'a>(
+        &'a self,
+        origin: &'a Origin,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Digest>, StoreError>> {
+        Box::pin(async move {
+            self.faults.pass(StoreCall::LinkedManifests).await?;
+            self.inner.linked_manifests(origin, after, limit).await
+        })
+    }
+
     fn peek_manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>> {
         Box::pin(async move {
             self.faults.pass(StoreCall::PeekManifest).await?;
