@@ -68,8 +68,8 @@ pub use status::{BypassReason, CacheStatus, Served, StaleReason};
 pub use upkeep::{
     BlobDetail, CacheUsage, CollectRequest, Collected, Deleted, Evicted, EvictionCounts,
     Explanation, Filling, Finding, Flaw, ImageDetail, ImageSummary, ManifestDetail, NextPull,
-    RepositorySummary, StillNeeded, Verdict, VerificationState, VerifyReport, VerifyRequest,
-    VerifyScope, WarmOptions, Warmed,
+    RepositorySummary, StillNeeded, UntaggedPage, Verdict, VerificationState, VerifyReport,
+    VerifyRequest, VerifyScope, WarmOptions, Warmed,
 };
 
 /// A cache of everything that its upstreams have: all that a server calls.

@@ -252,6 +252,31 @@ async fn images_and_repositories_come_in_pages() {
 }
 
 #[tokio::test]
+async fn what_was_pulled_by_digest_is_found_without_a_tag() {
+    let mirror = kept();
+    let tagged = push_image(&mirror.one, "1", 100, 1);
+    mirror.pull("1").await;
+    let listed = add_image(&mirror.one, "a", "linux/amd64", &[sample(100, 2)]);
+    let index = add_index(&mirror.one, &[("linux/amd64", &listed)]);
+    let alone = add_image(&mirror.one, "b", "linux/amd64", &[sample(100, 3)]);
+    for digest in [tagged.digest(), index.digest(), alone.digest()] {
+        mirror.pull(&digest.to_string()).await;
+    }
+    let mut expected = [index.digest(), alone.digest()];
+    expected.sort();
+    let page = mirror.cache.untagged(&one(), None, 10).await.unwrap();
+    let found: Vec<_> = page.images.iter().map(|image| image.digest).collect();
+    assert_eq!((found, page.next), (expected.to_vec(), None));
+    assert!(page.images.iter().all(|image| image.complete));
+    let first = mirror.cache.untagged(&one(), None, 1).await.unwrap();
+    assert_eq!(first.images[0].digest, expected[0]);
+    let next = first.next.unwrap();
+    let second = mirror.cache.untagged(&one(), Some(next), 10).await.unwrap();
+    assert_eq!(second.images[0].digest, expected[1]);
+    assert_eq!((second.images.len(), second.next), (1, None));
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_none_and_what_cannot_be_told_is_said() {
     let mirror = kept();
     let image = push_image(&mirror.one, "1", 100, 1);

@@ -236,7 +236,7 @@ async fn what_goes_meanwhile_is_missing_and_not_damaged() {
     let report = report.unwrap();
     assert_eq!((report.damaged, report.blobs), (0, 0));
     assert_eq!(mirror.removals().await, []);
-    assert_eq!(report.missing, 1);
+    assert_eq!(report.missing, 2);
     assert_eq!(report.findings[0].flaw, Flaw::Missing);
 }
 
@@ -287,6 +287,30 @@ async fn it_runs_in_the_background_as_often_as_is_set() {
         mirror.cache.verification(),
         settings(Some(hour * 24), 5_000_000)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pass_that_failed_goes_on_from_where_it_was() {
+    let mirror = kept();
+    let layers: Vec<_> = (0..20).map(|seed| sample(1_000, seed)).collect();
+    let image = add_image(&mirror.one, "a", "linux/amd64", &layers);
+    name_it(&mirror.one, "1", &image.manifest);
+    mirror.pull("1").await;
+    let faults = mirror.store.faults();
+    faults.fail_nth(StoreCall::Blobs, 1, Fault::Io);
+    mirror.cache.set_verification(Verification {
+        every: Some(Duration::from_secs(30 * 24 * 3_600)),
+        bytes_per_second: FAST,
+    });
+    tokio::time::sleep(Duration::from_secs(3_601)).await;
+    let state = mirror.cache.verification_state();
+    assert_eq!((state.underway, state.last), (None, None));
+    // The manifest is not hashed again.
+    tokio::time::sleep(Duration::from_secs(11 * 60)).await;
+    let (_, report) = mirror.cache.verification_state().last.unwrap();
+    assert_eq!((report.manifests, report.blobs), (1, 21));
+    assert_eq!(report.bytes, image.bytes);
+    assert_eq!(faults.calls(StoreCall::PeekManifest), 1);
 }
 
 #[tokio::test(start_paused = true)]

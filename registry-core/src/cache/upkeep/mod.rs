@@ -44,7 +44,9 @@ pub use counts::{Evicted, EvictionCounts};
 pub use delete::{Deleted, StillNeeded};
 pub use explain::{Explanation, Filling, NextPull, Verdict};
 pub(super) use room::Promise;
-pub use survey::{BlobDetail, ImageDetail, ImageSummary, ManifestDetail, RepositorySummary};
+pub use survey::{
+    BlobDetail, ImageDetail, ImageSummary, ManifestDetail, RepositorySummary, UntaggedPage,
+};
 pub(super) use verify::Verifications;
 pub use verify::{Finding, Flaw, VerificationState, VerifyReport, VerifyRequest, VerifyScope};
 pub use warm::{WarmOptions, Warmed};

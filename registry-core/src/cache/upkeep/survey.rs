@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::{CacheError, Inner, RegistryCache};
 use super::anatomy::Anatomy;
-use super::bonds::Bonds;
+use super::bonds::{BONDS_MAX, Bonds};
 use crate::{
     Charge, Digest, LinkTarget, MediaType, Origin, Platform, Reference, StoreOperation, Tag,
     TagRecord, Timestamp, Upkeep, UpstreamId,
@@ -51,6 +51,15 @@ pub struct ImageSummary {
     pub validated_at: Option<Timestamp>,
     /// When anything of it was last pulled, as far as that was recorded.
     pub accessed_at: Option<Timestamp>,
+}
+
+/// Images that are kept under no tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UntaggedPage {
+    /// The images.
+    pub images: Vec<ImageSummary>,
+    /// Past which digest there may be more.
+    pub next: Option<Digest>,
 }
 
 /// What is kept of one image, part by part.
@@ -186,6 +195,49 @@ impl RegistryCache {
             images.extend(image.map(|image| image.summary));
         }
         Ok(images)
+    }
+
+    /// Images that are kept in a repository under no tag of it, and that no index lists: those that
+    /// were pulled by digest. Up to `limit`, in the order of their digests, beginning past `after`.
+    ///
+    /// # Limits
+    ///
+    /// [`Limits::page_entries_max`](crate::Limits::page_entries_max) links are looked at: a page
+    /// may have few images, or none, and still not be the last.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::NoUpkeep`]; [`CacheError::Store`] where the store cannot tell.
+    pub async fn untagged(
+        &self,
+        origin: &Origin,
+        after: Option<Digest>,
+        limit: usize,
+    ) -> Result<UntaggedPage, CacheError> {
+        let cache = &self.inner;
+        let upkeep = cache.upkeep()?;
+        let bonds = Bonds::new(cache, upkeep).await?;
+        let looked_at = cache.limits.page_entries_max;
+        let linked = upkeep.inventory.linked_manifests(origin, after, looked_at);
+        let linked = cache.store(StoreOperation::Index, linked).await?;
+        let mut page = UntaggedPage {
+            next: linked.last().copied().filter(|_| linked.len() == looked_at),
+            ..UntaggedPage::default()
+        };
+        for digest in linked {
+            if page.images.len() == limit {
+                page.next = page.images.last().map(|image| image.digest);
+                break;
+            }
+            let is_listed = bonds.named_by(LinkTarget::Manifest(digest), 1).await?;
+            let mut tags = bonds.tagged_as(digest, BONDS_MAX).await?.into_iter();
+            if is_listed.is_empty() && !tags.any(|(of, _)| of == *origin) {
+                let reference = Reference::Digest(digest);
+                let image = cache.image(upkeep, &bonds, origin, &reference).await?;
+                page.images.extend(image.map(|image| image.summary));
+            }
+        }
+        Ok(page)
     }
 
     /// What is kept of one image: of a tag that is recorded, or of a manifest that is kept and

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::TryStreamExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,10 @@ use crate::{
 /// is restarted more often than a pass is due must get to verify something.
 const FIRST_PASS_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// Manifests in one page.
+/// How long after a pass that failed it is gone on with.
+const RESUME_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// Manifests or blobs in one page.
 const PAGE_ENTRIES: usize = 256;
 
 /// How many in a row may fail to be read before it is the store that fails.
@@ -65,7 +67,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// How many were not what their digest names, and were removed.
     pub damaged: u64,
-    /// How many were to be there, and were not.
+    /// How many were gone when their turn came: removed meanwhile, or found to be lost, and
+    /// forgotten, by the store.
     pub missing: u64,
     /// How many could not be read, and are left as they are.
     pub unreadable: u64,
@@ -116,6 +119,8 @@ pub(in super::super) struct Verifications {
 #[derive(Default)]
 struct Passes {
     underway: Option<Progress>,
+    /// A pass that failed, and is to be gone on with.
+    interrupted: Option<(Cursor, VerifyReport)>,
     last: Option<(Timestamp, VerifyReport)>,
 }
 
@@ -156,11 +161,12 @@ impl RegistryCache {
     ) -> Result<VerifyReport, CacheError> {
         let cache = &self.inner;
         let rate = request.bytes_per_second;
-        let verifier = Verifier::new(cache, cache.upkeep()?, progress, Rate::Fixed(rate));
+        let mut verifier = Verifier::new(cache, cache.upkeep()?, progress, Rate::Fixed(rate));
         match &request.scope {
-            VerifyScope::Everything => verifier.everything().await,
-            VerifyScope::Image(origin, reference) => verifier.image(origin, reference).await,
+            VerifyScope::Everything => verifier.everything(&mut Cursor::default()).await?,
+            VerifyScope::Image(origin, reference) => verifier.image(origin, reference).await?,
         }
+        Ok(verifier.report)
     }
 
     /// Sets how often and how fast everything is verified in the background, from now on; a pass
@@ -210,13 +216,12 @@ async fn verify_in_turns(
     leaving: CancellationToken,
 ) {
     let mut since = Instant::now();
-    let mut is_first = true;
+    let mut wait_max = FIRST_PASS_AFTER;
     loop {
         let every = settings.borrow_and_update().every;
         let due = async {
             match every {
-                Some(every) if is_first => sleep_until(since + every.min(FIRST_PASS_AFTER)).await,
-                Some(every) => sleep_until(since + every).await,
+                Some(every) => sleep_until(since + every.min(wait_max)).await,
                 None => std::future::pending().await,
             }
         };
@@ -232,31 +237,43 @@ async fn verify_in_turns(
         let Some(cache) = cache.upgrade() else {
             return;
         };
-        tokio::select! {
-            () = cache.verify_in_background() => {}
+        wait_max = tokio::select! {
+            is_done = cache.verify_in_background() => match is_done {
+                true => Duration::MAX,
+                false => RESUME_AFTER,
+            },
             () = leaving.cancelled() => return,
-        }
-        is_first = false;
+        };
         since = Instant::now();
     }
 }
 
 impl Inner {
-    async fn verify_in_background(&self) {
+    /// A pass, or the rest of one that failed; whether it is done.
+    async fn verify_in_background(&self) -> bool {
         let Some(upkeep) = &self.stores.upkeep else {
-            return;
+            return true;
         };
         let verifications = &self.verifications;
         let progress = Progress::new();
-        verifications.passes().underway = Some(progress.clone());
+        let (mut cursor, report) = {
+            let mut passes = verifications.passes();
+            passes.underway = Some(progress.clone());
+            passes.interrupted.take().unwrap_or_default()
+        };
+        progress.update(|made| {
+            made.bytes = report.bytes;
+            made.items = report.blobs + report.manifests;
+        });
         let rate = Rate::Set(&verifications.settings);
-        let report = Verifier::new(self, upkeep, &progress, rate)
-            .everything()
-            .await;
+        let mut verifier = Verifier::new(self, upkeep, &progress, rate);
+        verifier.report = report;
+        let outcome = verifier.everything(&mut cursor).await;
+        let report = verifier.report;
         let mut passes = verifications.passes();
         passes.underway = None;
-        match report {
-            Ok(report) => {
+        match outcome {
+            Ok(()) => {
                 tracing::info!(
                     bytes = report.bytes,
                     blobs = report.blobs,
@@ -267,11 +284,16 @@ impl Inner {
                     "everything that is kept was verified"
                 );
                 passes.last = Some((self.now(), report));
+                true
             }
-            Err(error) => tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "what is kept could not be verified to the end"
-            ),
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "what is kept could not be verified to the end: it is gone on with later"
+                );
+                passes.interrupted = Some((cursor, report));
+                false
+            }
         }
     }
 }
@@ -284,6 +306,29 @@ struct Verifier<'a> {
     pace: Pace<'a>,
     report: VerifyReport,
     unreadable_in_a_row: u64,
+}
+
+/// How far a verification of everything has come.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    kind: Kind,
+    after: Option<Digest>,
+}
+
+#[derive(Clone, Copy, Default)]
+enum Kind {
+    #[default]
+    Manifests,
+    Blobs,
+}
+
+impl Cursor {
+    fn of_blobs() -> Self {
+        Self {
+            kind: Kind::Blobs,
+            after: None,
+        }
+    }
 }
 
 /// How some bytes turned out.
@@ -306,44 +351,42 @@ impl<'a> Verifier<'a> {
         }
     }
 
-    async fn everything(mut self) -> Result<VerifyReport, CacheError> {
+    /// Everything past `cursor`, which tells how far it has come, also where it fails.
+    async fn everything(&mut self, cursor: &mut Cursor) -> Result<(), CacheError> {
         let usage = self.upkeep.inventory.usage();
         let usage = self.cache.store(StoreOperation::Index, usage).await?;
         self.progress.update(|made| {
             made.bytes_total = Some(usage.bytes);
             made.items_total = Some(usage.blobs + usage.manifests);
         });
-        let mut after = None;
         loop {
-            let page = self.upkeep.inventory.manifests(after, PAGE_ENTRIES);
+            let inventory = &self.upkeep.inventory;
+            let page = match cursor.kind {
+                Kind::Manifests => inventory.manifests(cursor.after, PAGE_ENTRIES),
+                Kind::Blobs => inventory.blobs(cursor.after, PAGE_ENTRIES),
+            };
             let page = self.cache.store(StoreOperation::List, page).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(*last);
+            if page.is_empty() {
+                match cursor.kind {
+                    Kind::Manifests => *cursor = Cursor::of_blobs(),
+                    Kind::Blobs => return Ok(()),
+                }
+                continue;
+            }
             for digest in page {
                 if self.is_cancelled() {
-                    return Ok(self.report);
+                    return Ok(());
                 }
-                self.manifest(digest).await?;
+                match cursor.kind {
+                    Kind::Manifests => self.manifest(digest).await?,
+                    Kind::Blobs => self.blob(digest).await?,
+                }
+                cursor.after = Some(digest);
             }
         }
-        let blobs = &self.cache.stores.blobs;
-        let mut blobs = blobs.list();
-        loop {
-            let next = self.cache.store(StoreOperation::List, blobs.try_next());
-            let Some(blob) = next.await? else { break };
-            if self.is_cancelled() {
-                break;
-            }
-            self.blob(blob.digest).await?;
-        }
-        Ok(self.report)
     }
 
-    async fn image(
-        mut self,
-        origin: &Origin,
-        reference: &Reference,
-    ) -> Result<VerifyReport, CacheError> {
+    async fn image(&mut self, origin: &Origin, reference: &Reference) -> Result<(), CacheError> {
         let bonds = Bonds::new(self.cache, self.upkeep).await?;
         let image = self.cache.image(self.upkeep, &bonds, origin, reference);
         let digest = image.await?.ok_or(CacheError::NotFound)?.summary.digest;
@@ -362,7 +405,7 @@ impl<'a> Verifier<'a> {
                 LinkTarget::Blob(digest) => self.blob(digest).await?,
             }
         }
-        Ok(self.report)
+        Ok(())
     }
 
     fn is_cancelled(&mut self) -> bool {
