@@ -6,7 +6,7 @@
 //!   it; `in_use`: what is being read; `removal`: how something goes.
 //! - `survey`, `anatomy`: what is kept, image by image; `bonds`: what else needs it.
 //! - `explain`, `words`: why an image is here or not, and what the next pull would do.
-//! - `delete`, `verify`, `warm`: what people have done to it.
+//! - `delete`, `verify` and `hashing`, `warm`: what people have done to it.
 
 mod anatomy;
 mod bonds;
@@ -16,6 +16,7 @@ mod counts;
 mod decision;
 mod delete;
 mod explain;
+mod hashing;
 mod in_use;
 mod pins;
 mod quota;
