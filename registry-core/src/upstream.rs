@@ -431,7 +431,7 @@ impl UpstreamEntry {
 /// The closed list of upstreams (I12).
 #[derive(Clone, Default)]
 pub struct Upstreams {
-    entries: BTreeMap<UpstreamId, UpstreamEntry>,
+    entries: BTreeMap<UpstreamId, Arc<UpstreamEntry>>,
 }
 
 impl Upstreams {
@@ -442,11 +442,11 @@ impl Upstreams {
 
     /// Adds an upstream, in place of one of the same name.
     pub fn insert(&mut self, id: UpstreamId, entry: UpstreamEntry) {
-        self.entries.insert(id, entry);
+        self.entries.insert(id, Arc::new(entry));
     }
 
     /// The upstream of this name.
-    pub fn get(&self, id: &UpstreamId) -> Option<&UpstreamEntry> {
+    pub fn get(&self, id: &UpstreamId) -> Option<&Arc<UpstreamEntry>> {
         self.entries.get(id)
     }
 

@@ -11,6 +11,7 @@ use super::negative::Absent;
 use super::pass::{pass_range, pass_whole};
 use super::spool::End;
 use super::status::{BypassReason, CacheStatus, Served};
+use super::via::Via;
 use super::{CacheError, Inner, RegistryCache};
 use crate::{
     BlobBody, BlobPayload, ByteRange, Caller, Digest, Hasher, Link, LinkTarget, Origin,
@@ -43,6 +44,7 @@ impl RegistryCache {
     ) -> Result<ServedBlob, CacheError> {
         let ask = Ask {
             cache: &self.inner,
+            via: self.inner.via(origin)?,
             origin,
             digest,
             range,
@@ -65,6 +67,7 @@ impl RegistryCache {
     ) -> Result<Served<u64>, CacheError> {
         Ask {
             cache: &self.inner,
+            via: self.inner.via(origin)?,
             origin,
             digest,
             range: None,
@@ -78,6 +81,7 @@ impl RegistryCache {
 /// One request for a blob.
 struct Ask<'a> {
     cache: &'a Arc<Inner>,
+    via: Via,
     origin: &'a Origin,
     digest: Digest,
     range: Option<RangeRequest>,
@@ -101,7 +105,6 @@ enum Turn {
 
 impl Ask<'_> {
     async fn serve(&self) -> Result<ServedBlob, CacheError> {
-        self.cache.entry(self.origin)?;
         let mut link = self.cache.linked(self.origin, self.target()).await;
         let mut status = CacheStatus::Hit;
         for _ in 0..self.cache.limits.follow_attempts_max.max(1) {
@@ -113,7 +116,7 @@ impl Ask<'_> {
                     // Sharing what another origin brought saves a download, and grants nothing (I5).
                     link = Some(
                         self.cache
-                            .confirm(self.origin, self.target(), self.caller)
+                            .confirm(&self.via, self.origin, self.target(), self.caller)
                             .await?,
                     );
                     status = CacheStatus::Revalidated;
@@ -142,7 +145,6 @@ impl Ask<'_> {
     }
 
     async fn stat(&self) -> Result<Served<u64>, CacheError> {
-        self.cache.entry(self.origin)?;
         let mut link = self.cache.linked(self.origin, self.target()).await;
         let mut status = CacheStatus::Hit;
         let elsewhere = link.is_none() && self.is_elsewhere().await;
@@ -153,7 +155,7 @@ impl Ask<'_> {
         if link.is_none() {
             link = Some(
                 self.cache
-                    .confirm(self.origin, self.target(), self.caller)
+                    .confirm(&self.via, self.origin, self.target(), self.caller)
                     .await?,
             );
             status = if elsewhere {
@@ -173,7 +175,7 @@ impl Ask<'_> {
             // Linked by a manifest, and not stored: whether it can be had is for the upstream to say.
             link = Some(
                 self.cache
-                    .confirm(self.origin, self.target(), self.caller)
+                    .confirm(&self.via, self.origin, self.target(), self.caller)
                     .await?,
             )
             .map(|confirmed| Link {
@@ -185,6 +187,15 @@ impl Ask<'_> {
         match link.and_then(|link| link.size) {
             Some(size) => Ok(Served::new(size, CacheStatus::Bypass(BypassReason::Head))),
             None => Err(no_length()),
+        }
+    }
+
+    fn errand(&self) -> Errand {
+        Errand {
+            via: self.via.clone(),
+            origin: self.origin.clone(),
+            digest: self.digest,
+            caller: self.caller.clone(),
         }
     }
 
@@ -214,10 +225,10 @@ impl Ask<'_> {
         }
     }
 
-    /// Whether a fill was begun for the same origin and caller: then its success is the proof of
-    /// access, and its failure is ours.
+    /// Whether a fill was begun for the same origin and caller, through the same upstream: then its
+    /// success is the proof of access, and its failure is ours.
     fn shares(&self, fill: &Fill) -> bool {
-        fill.errand.origin == *self.origin && fill.errand.caller == *self.caller
+        fill.errand == self.errand()
     }
 
     async fn open(&self) -> Result<Opened, CacheError> {
@@ -253,12 +264,7 @@ impl Ask<'_> {
             // A range that lies outside is refused without a download.
             resolve(self.range, size)?;
         }
-        let errand = Errand {
-            origin: self.origin.clone(),
-            digest: self.digest,
-            caller: self.caller.clone(),
-        };
-        let (fill, status) = match self.cache.fill(errand, link)? {
+        let (fill, status) = match self.cache.fill(self.errand(), link)? {
             Part::Leads(fill) => (fill, CacheStatus::Miss),
             // It began after we looked: ask for proof of access first.
             Part::Follows(fill) if link.is_none() && !self.shares(&fill) => {
@@ -355,11 +361,18 @@ impl Ask<'_> {
             .map_err(|_| CacheError::Closed)?;
         let blob = self
             .cache
-            .upstream_blob(self.origin, self.digest, self.range, None, self.caller)
+            .upstream_blob(
+                &self.via,
+                self.origin,
+                self.digest,
+                self.range,
+                None,
+                self.caller,
+            )
             .await
             .inspect_err(|error| {
                 if matches!(error, CacheError::NotFound) {
-                    self.cache.remember_absent(self.absent());
+                    self.cache.remember_absent(&self.via, self.absent());
                 }
             })?;
         let size = match (size, blob.size) {

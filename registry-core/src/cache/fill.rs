@@ -17,18 +17,20 @@ use super::conduct::Conductor;
 use super::negative::Absent;
 use super::spool::{End, Spool, State};
 use super::upkeep::Promise;
+use super::via::Via;
 use super::{CacheError, Inner};
 use crate::{
     BlobSink, Caller, Digest, Link, LinkTarget, Origin, StoreError, StoreOperation, Verified,
 };
 
 /// What is fetched, from where and for whom.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Errand {
+    pub(super) via: Via,
     pub(super) origin: Origin,
     pub(super) digest: Digest,
-    /// Only who asks for the same origin as the same caller shares a fill without proof of access
-    /// (I5).
+    /// Only who asks for the same origin, through the same upstream, as the same caller shares a
+    /// fill without proof of access (I5).
     pub(super) caller: Caller,
 }
 
@@ -278,6 +280,7 @@ impl Work {
 
     fn note_failure(&self, error: &CacheError) {
         let Errand {
+            via,
             origin,
             digest,
             caller,
@@ -288,7 +291,7 @@ impl Work {
             tracing::debug!(%digest, "there is no room for a blob");
         } else if matches!(error, CacheError::NotFound) && !has_begun {
             self.cache
-                .remember_absent(Absent::blob(origin, *digest, caller));
+                .remember_absent(via, Absent::blob(origin, *digest, caller));
         } else {
             tracing::warn!(
                 upstream = %origin.upstream(),

@@ -1,11 +1,11 @@
 //! Listings: tags are the upstream's, and ours where it cannot answer; repositories are ours.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::flight::Patience;
 use super::standby::{Choice, Said, Standby};
 use super::status::{BypassReason, CacheStatus, Served};
+use super::via::Via;
 use super::{CacheError, Inner, RegistryCache};
 use crate::{Caller, FetchedTags, Origin, StoreOperation, Tag, TagPage, UpstreamId};
 
@@ -26,7 +26,8 @@ impl RegistryCache {
         caller: &Caller,
     ) -> Result<Served<FetchedTags>, CacheError> {
         let cache = &self.inner;
-        let policy = &cache.entry(origin)?.policy;
+        let via = &cache.via(origin)?;
+        let policy = via.policy(origin.repository());
         let page = TagPage {
             limit: page.limit.min(cache.limits.page_entries_max),
             ..page
@@ -35,10 +36,7 @@ impl RegistryCache {
             Some(tags) => Standby::Held(tags),
             None => Standby::Nothing,
         };
-        let budget = policy.tag_budget;
-        let said = cache
-            .fetch_tags(origin, page, caller, budget, &standby)
-            .await;
+        let said = cache.fetch_tags(via, origin, page, caller, &standby).await;
         let (tags, status) = match standby.or(said, policy.forward_not_found)? {
             Choice::Said(tags) => (tags, CacheStatus::Bypass(BypassReason::Listing)),
             Choice::Held(tags, reason) => (tags, CacheStatus::Stale(reason)),
@@ -64,8 +62,8 @@ impl RegistryCache {
     }
 }
 
-/// Whose tags, past which, how many, and who asks.
-pub(super) type TagsKey = (Origin, Option<String>, usize, Caller);
+/// Through which upstream, whose tags, past which, how many, and who asks.
+pub(super) type TagsKey = (Via, Origin, Option<String>, usize, Caller);
 
 impl Inner {
     /// Asks the upstream for a page of tags: one flight for all who ask for the same. `None` where
@@ -74,31 +72,36 @@ impl Inner {
     /// A long list takes its time, so that one is late says nothing of the upstream.
     async fn fetch_tags(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         page: TagPage<'_>,
         caller: &Caller,
-        budget: Duration,
         standby: &Standby<FetchedTags>,
     ) -> Option<Said<FetchedTags>> {
         if !standby.is_nothing() && self.outages.is_silent(origin.upstream()) {
             return None;
         }
         let after = page.after.map(ToOwned::to_owned);
-        let key = (origin.clone(), after, page.limit, caller.clone());
+        let key = (
+            via.clone(),
+            origin.clone(),
+            after,
+            page.limit,
+            caller.clone(),
+        );
         let work = || {
             let (cache, key) = (Arc::clone(self), key.clone());
             async move {
-                let (origin, after, limit, caller) = key;
+                let (via, origin, after, limit, caller) = key;
                 let page = TagPage {
                     after: after.as_deref(),
                     limit,
                 };
-                let upstream = &cache.entry(&origin)?.upstream;
-                let tags = upstream.tags(origin.repository(), page, &caller);
+                let tags = via.upstream.tags(origin.repository(), page, &caller);
                 cache.in_time(tags).await
             }
         };
-        let patience = Patience::Budget(budget);
+        let patience = Patience::Budget(via.policy(origin.repository()).tag_budget);
         let flight = self.listing.board(&self.tasks, key.clone(), patience, work);
         standby.wait_for(flight).await
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::negative::Absent;
 use super::status::{BypassReason, CacheStatus, Served};
+use super::via::Via;
 use super::{CacheError, Fetched, Inner, RegistryCache};
 use crate::{
     Answered, Caller, Digest, Link, LinkTarget, Manifest, Origin, Reference, StoreOperation,
@@ -70,21 +71,21 @@ impl Inner {
         digest: Digest,
         caller: &Caller,
     ) -> Result<Served<Manifest>, CacheError> {
-        self.entry(origin)?;
+        let via = &self.via(origin)?;
         let target = LinkTarget::Manifest(digest);
         if let Some(manifest) = self.stored_manifest(digest).await {
             if self.linked(origin, target).await.is_some() {
                 self.grant_named(origin, &manifest).await;
                 return Ok(Served::new(manifest, CacheStatus::Hit));
             }
-            self.confirm(origin, target, caller).await?;
+            self.confirm(via, origin, target, caller).await?;
             self.grant_manifest(origin, &manifest).await;
             return Ok(Served::new(manifest, CacheStatus::Revalidated));
         }
         if self.is_absent(&Absent::content(origin, target, caller)) {
             return Err(CacheError::NotFound);
         }
-        let fetched = self.fetch_manifest(origin, digest, caller).await?;
+        let fetched = self.fetch_manifest(via, origin, digest, caller).await?;
         let resolved = Resolved::fetched(fetched.ok_or(CacheError::NotFound)?);
         Ok(Served::new(resolved.manifest, resolved.status))
     }
@@ -93,19 +94,21 @@ impl Inner {
     /// look for a remembered absence: that a tag names it is newer.
     pub(super) async fn fetch_manifest(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         digest: Digest,
         caller: &Caller,
     ) -> Result<Option<Fetched>, CacheError> {
         let absent = Absent::content(origin, LinkTarget::Manifest(digest), caller);
-        let key = (origin.clone(), digest, caller.clone());
+        let key = (via.clone(), origin.clone(), digest, caller.clone());
         let work = || {
-            let cache = Arc::clone(self);
+            let (cache, via) = (Arc::clone(self), via.clone());
             async move {
                 let (origin, caller) = (&absent.place.origin, &absent.caller);
                 let reference = Reference::Digest(digest);
-                let upstream = &cache.entry(origin)?.upstream;
-                let manifest = upstream.manifest(origin.repository(), &reference, caller);
+                let manifest = via
+                    .upstream
+                    .manifest(origin.repository(), &reference, caller);
                 match cache.in_time(manifest).await? {
                     Some(fetched) if fetched.value.digest() != digest => {
                         let sent = fetched.value.digest();
@@ -117,7 +120,7 @@ impl Inner {
                         Ok(Some(cache.keep_manifest(origin, fetched).await))
                     }
                     None => {
-                        cache.remember_absent(absent);
+                        cache.remember_absent(&via, absent);
                         Ok(None)
                     }
                 }

@@ -11,6 +11,7 @@
 //! - `answers`: what upstreams last said, for people; `upkeep`: what keeps all of it in order and
 //!   within its bounds.
 //! - `health`, `tasks`: the store's failures, and the tasks that outlive requests.
+//! - `via`: which upstream a request is answered through while the configuration changes.
 
 mod answers;
 mod blobs;
@@ -37,9 +38,10 @@ mod status;
 mod tags;
 mod tasks;
 mod upkeep;
+mod via;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -48,7 +50,7 @@ use tokio::time::timeout;
 use crate::{
     Caller, Clock, Digest, FetchedTags, Limits, Link, LinkTarget, Manifest, Origin, Provenance,
     RangeRequest, StoreError, StoreOperation, Stores, SystemClock, Tag, Timestamp, UpstreamBlob,
-    UpstreamEntry, UpstreamError, Upstreams, Validator,
+    UpstreamError, Upstreams, Validator,
 };
 use answers::Answers;
 use fill::Fills;
@@ -61,6 +63,7 @@ use outage::Outages;
 use referrers::{Found, ReferrersKey};
 use tasks::Tasks;
 use upkeep::Verifications;
+use via::Via;
 
 pub use answers::{TagAnswer, TagSaid};
 pub use error::CacheError;
@@ -88,7 +91,7 @@ pub struct RegistryCache {
 
 struct Inner {
     stores: Stores,
-    upstreams: Upstreams,
+    upstreams: RwLock<Arc<Upstreams>>,
     limits: Limits,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
@@ -98,15 +101,15 @@ struct Inner {
     /// What was last said of tags.
     answers: Answers,
     /// Tags that are being revalidated.
-    resolving: Flights<(Origin, Tag, Caller), Option<Resolved>>,
+    resolving: Flights<(Via, Origin, Tag, Caller), Option<Resolved>>,
     /// Pages of tags that are being asked for.
     listing: Flights<TagsKey, Option<FetchedTags>>,
     /// Lists of referrers that are being asked for.
     referring: Flights<ReferrersKey, Option<Found>>,
     /// Manifests that are being fetched by digest.
-    fetching: Flights<(Origin, Digest, Caller), Option<Fetched>>,
+    fetching: Flights<(Via, Origin, Digest, Caller), Option<Fetched>>,
     /// Content whose presence at an origin is being confirmed (I5).
-    confirming: Flights<(Origin, LinkTarget, Caller), Option<Link>>,
+    confirming: Flights<(Via, Origin, LinkTarget, Caller), Option<Link>>,
     fills: Fills,
     fill_permits: Semaphore,
     bypass_permits: Arc<Semaphore>,
@@ -136,7 +139,7 @@ impl RegistryCache {
     ) -> Self {
         let inner = Inner {
             stores,
-            upstreams,
+            upstreams: RwLock::new(Arc::new(upstreams)),
             clock,
             tasks: Tasks::default(),
             health: StoreHealth::default(),
@@ -164,11 +167,6 @@ impl RegistryCache {
         Self {
             inner: Arc::new(inner),
         }
-    }
-
-    /// The upstreams that this cache fetches from.
-    pub fn upstreams(&self) -> &Upstreams {
-        &self.inner.upstreams
     }
 
     /// The limits that this cache keeps.
@@ -206,7 +204,7 @@ impl RegistryCache {
 impl fmt::Debug for RegistryCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RegistryCache")
-            .field("upstreams", &self.inner.upstreams)
+            .field("upstreams", &self.inner.upstreams())
             .field("limits", &self.inner.limits)
             .finish_non_exhaustive()
     }
@@ -214,12 +212,6 @@ impl fmt::Debug for RegistryCache {
 
 /// What the ways through the cache share.
 impl Inner {
-    fn entry(&self, origin: &Origin) -> Result<&UpstreamEntry, CacheError> {
-        self.upstreams
-            .get(origin.upstream())
-            .ok_or(CacheError::UnknownUpstream)
-    }
-
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -234,8 +226,13 @@ impl Inner {
         self.negative().recalls(absent)
     }
 
-    fn remember_absent(&self, absent: Absent) {
-        self.negative().remember(absent, self.clock.now());
+    /// Remembers what an upstream said, unless there is another in its place by now.
+    fn remember_absent(&self, via: &Via, absent: Absent) {
+        let mut negative = self.negative();
+        // Under the lock: whoever changes the upstreams takes it afterwards, to forget.
+        if self.is_current(via, &absent.place.origin) {
+            negative.remember(absent, self.clock.now());
+        }
     }
 
     /// It was found to be there.
@@ -316,14 +313,16 @@ impl Inner {
     /// Begins a download, within the time that is allowed for headers.
     async fn upstream_blob(
         &self,
+        via: &Via,
         origin: &Origin,
         digest: Digest,
         range: Option<RangeRequest>,
         prior: Option<&Validator>,
         caller: &Caller,
     ) -> Result<UpstreamBlob, CacheError> {
-        let upstream = &self.entry(origin)?.upstream;
-        let blob = upstream.blob(origin.repository(), digest, range, prior, caller);
+        let blob = via
+            .upstream
+            .blob(origin.repository(), digest, range, prior, caller);
         self.in_time(blob).await?.ok_or(CacheError::NotFound)
     }
 
@@ -342,6 +341,7 @@ impl Inner {
     /// once for all who wait.
     async fn confirm(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         target: LinkTarget,
         caller: &Caller,
@@ -350,10 +350,10 @@ impl Inner {
         if self.is_absent(&absent) {
             return Err(CacheError::NotFound);
         }
-        let key = (origin.clone(), target, caller.clone());
+        let key = (via.clone(), origin.clone(), target, caller.clone());
         let ask = || {
-            let cache = Arc::clone(self);
-            async move { cache.ask_for(absent, target).await }
+            let (cache, via) = (Arc::clone(self), via.clone());
+            async move { cache.ask_for(&via, absent, target).await }
         };
         let link = self.confirming.fly(&self.tasks, key, ask).await?;
         link.ok_or(CacheError::NotFound)
@@ -361,11 +361,12 @@ impl Inner {
 
     async fn ask_for(
         &self,
+        via: &Via,
         absent: Absent,
         target: LinkTarget,
     ) -> Result<Option<Link>, CacheError> {
         let (origin, caller) = (&absent.place.origin, &absent.caller);
-        let upstream = &self.entry(origin)?.upstream;
+        let upstream = &via.upstream;
         let repository = origin.repository();
         let link = match target {
             LinkTarget::Blob(digest) => {
@@ -385,7 +386,7 @@ impl Inner {
             // Without the size, which only a manifest tells for certain: one that a HEAD got wrong
             // would make every download fail. Where granting fails, it is asked for again.
             Some(_) => drop(self.grant(origin, vec![Link { target, size: None }]).await),
-            None => self.remember_absent(absent),
+            None => self.remember_absent(via, absent),
         }
         Ok(link)
     }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::freshness::{Freshness, assess};
-use crate::{Caller, Digest, LinkTarget, Origin, Tag, Timestamp};
+use crate::{Caller, Digest, LinkTarget, Origin, Tag, Timestamp, UpstreamId};
 
 /// What was asked for, by whom: nobody's "not found" is another's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +129,14 @@ impl NegativeCache {
         };
         table.known.remove(place);
     }
+
+    /// Forgets all that these upstreams have said.
+    pub(super) fn forget_upstreams(&mut self, is_meant: impl Fn(&UpstreamId) -> bool) {
+        for table in [&mut self.passing, &mut self.attached] {
+            let is_another = |place: &Place| !is_meant(place.origin.upstream());
+            table.known.retain(|place, _| is_another(place));
+        }
+    }
 }
 
 /// A bounded table of absences; the oldest makes room.
@@ -205,7 +213,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CallerId, Repository, UpstreamId};
+    use crate::{CallerId, Repository};
 
     const AT: fn(u64) -> Timestamp = Timestamp::from_millis;
 

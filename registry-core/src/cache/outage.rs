@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::UpstreamId;
 
-/// What is known of the silence of upstreams; of those that are configured only, so it is bounded.
+/// What is known of the silence of upstreams; of those that are, or were, configured only, so it is
+/// bounded.
 #[derive(Default)]
 pub(super) struct Outages(Mutex<HashMap<UpstreamId, Silence>>);
 
@@ -41,6 +42,15 @@ impl Outages {
             upstream: upstream.clone(),
             answers,
             is_overdue: false,
+        }
+    }
+
+    /// Another upstream has this name from now on: what the one before leaves unanswered says
+    /// nothing of it.
+    pub(super) fn forget(&self, upstream: &UpstreamId) {
+        if let Some(silence) = self.lock().get_mut(upstream) {
+            silence.answers += 1;
+            silence.overdue = 0;
         }
     }
 
@@ -110,6 +120,21 @@ mod tests {
         assert!(outages.is_silent(&one), "the second is waited for still");
         drop(second);
         assert!(!outages.is_silent(&one));
+    }
+
+    #[test]
+    fn what_another_upstream_of_the_name_leaves_unanswered_is_forgotten() {
+        let outages = Arc::new(Outages::default());
+        let one = UpstreamId::parse("one.example").unwrap();
+        let (mut overdue, mut later) = (outages.ask(&one), outages.ask(&one));
+        overdue.late();
+        outages.forget(&one);
+        later.late();
+        assert!(!outages.is_silent(&one));
+        let mut anew = outages.ask(&one);
+        anew.late();
+        drop((overdue, later));
+        assert!(outages.is_silent(&one));
     }
 
     #[test]

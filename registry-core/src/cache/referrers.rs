@@ -8,14 +8,15 @@ use super::freshness::{Freshness, assess};
 use super::negative::Absent;
 use super::standby::{Choice, Said, Standby};
 use super::status::{BypassReason, CacheStatus, Served};
+use super::via::Via;
 use super::{CacheError, Inner, RegistryCache};
 use crate::{
     Caller, Digest, LinkTarget, ListedReferrers, Origin, Referrers, ReferrersPage, ReferrersRecord,
-    StoreError, StoreOperation, Timestamp, UpstreamPolicy,
+    StoreError, StoreOperation, Timestamp,
 };
 
 /// Whose referrers of what, and who asks.
-pub(super) type ReferrersKey = (Origin, Digest, Caller);
+pub(super) type ReferrersKey = (Via, Origin, Digest, Caller);
 
 /// What an upstream was found to list, and how that came about.
 pub(super) type Found = (Referrers, CacheStatus);
@@ -51,7 +52,8 @@ impl RegistryCache {
         caller: &Caller,
     ) -> Result<Served<ListedReferrers>, CacheError> {
         let cache = &self.inner;
-        let policy = &cache.entry(origin)?.policy;
+        let via = &cache.via(origin)?;
+        let policy = via.policy(origin.repository());
         let limits = &cache.limits;
         let page = ReferrersPage {
             limit: page.limit.min(limits.page_entries_max),
@@ -69,12 +71,12 @@ impl RegistryCache {
                 policy.tag_ttl
             };
             let now = cache.now();
-            if assess(held.validated_at, ttl, now) == Freshness::Fresh {
+            if policy.frozen || assess(held.validated_at, ttl, now) == Freshness::Fresh {
                 return Ok(held.serve(listed, CacheStatus::Hit, now));
             }
         }
         let said = cache
-            .ask_referrers(origin, subject, &absent, &standby, policy)
+            .ask_referrers(via, origin, subject, &absent, &standby)
             .await;
         Ok(match standby.or(said, policy.forward_not_found)? {
             Choice::Said((referrers, status)) => Served::new(list(&referrers), status),
@@ -131,11 +133,11 @@ impl Inner {
     /// A long list takes its time, so that one is late says nothing of the upstream.
     async fn ask_referrers(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         subject: Digest,
         absent: &Absent,
         standby: &Standby<Held>,
-        policy: &UpstreamPolicy,
     ) -> Option<Said<Found>> {
         if self.is_absent(absent) {
             return Some(Ok(None));
@@ -147,25 +149,26 @@ impl Inner {
             Standby::Held(held) => Some(held.referrers.clone()),
             Standby::Absence | Standby::Nothing => None,
         };
-        let key = (origin.clone(), subject, absent.caller.clone());
+        let caller = absent.caller.clone();
+        let key = (via.clone(), origin.clone(), subject, caller);
         let work = || {
-            let (cache, absent) = (Arc::clone(self), absent.clone());
-            async move { cache.fetch_referrers(absent, subject, prior).await }
+            let (cache, via, absent) = (Arc::clone(self), via.clone(), absent.clone());
+            async move { cache.fetch_referrers(&via, absent, subject, prior).await }
         };
-        let patience = Patience::Budget(policy.tag_budget);
+        let patience = Patience::Budget(via.policy(origin.repository()).tag_budget);
         let flight = self.referring.board(&self.tasks, key, patience, work);
         standby.wait_for(flight).await
     }
 
     async fn fetch_referrers(
         &self,
+        via: &Via,
         absent: Absent,
         subject: Digest,
         prior: Option<Referrers>,
     ) -> Said<Found> {
         let (origin, caller) = (&absent.place.origin, &absent.caller);
-        let upstream = &self.entry(origin)?.upstream;
-        let fetched = upstream.referrers(origin.repository(), subject, caller);
+        let fetched = via.upstream.referrers(origin.repository(), subject, caller);
         let Some(referrers) = self.in_time(fetched).await? else {
             // What was listed once is held on to: it is what a tag would be that is gone.
             if prior.is_none() {
@@ -173,7 +176,7 @@ impl Inner {
                 // Not recorded, it is recalled for as long as the process runs.
                 let _ = none.await;
             }
-            self.remember_absent(absent);
+            self.remember_absent(via, absent);
             return Ok(None);
         };
         self.forget(&absent);

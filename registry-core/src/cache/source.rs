@@ -89,6 +89,7 @@ impl Source {
             let blob = self
                 .cache
                 .upstream_blob(
+                    &errand.via,
                     &errand.origin,
                     errand.digest,
                     range,

@@ -1,4 +1,5 @@
-//! The way of a tag through the cache: fresh, revalidated, or stale where the upstream cannot tell.
+//! The way of a tag through the cache: fresh or frozen, revalidated, or stale where the upstream
+//! cannot tell.
 //!
 //! Whoever has something to answer with waits for the upstream no longer than the budget of the
 //! flight that asks it; and not at all where the upstream is known to be silent (`outage`).
@@ -12,6 +13,7 @@ use super::manifests::Resolved;
 use super::negative::Absent;
 use super::standby::{Choice, Said, Standby};
 use super::status::{BypassReason, CacheStatus, Served};
+use super::via::Via;
 use super::{CacheError, Inner};
 use crate::{
     Answered, Caller, Digest, Manifest, Origin, Reference, Resolution, StoreOperation, Tag,
@@ -56,10 +58,25 @@ impl Inner {
         tag: &Tag,
         caller: &Caller,
     ) -> Result<Served<Manifest>, CacheError> {
-        let policy = self.entry(origin)?.policy(origin.repository());
+        let via = &self.via(origin)?;
+        let policy = via.policy(origin.repository());
         let absent = Absent::tag(origin, tag, caller);
-        let standby = match self.held(origin, tag).await {
+        let record = self.recorded(origin, tag).await;
+        let standby = match self.held(record.as_ref()).await {
             Some(held) => Standby::Held(held),
+            None if policy.frozen
+                && let Some(record) = record =>
+            {
+                // It names what it named, and only that has to be fetched anew, if it is there still.
+                let fetched = self
+                    .fetch_manifest(via, origin, record.digest, caller)
+                    .await?;
+                if let Some(fetched) = fetched {
+                    let Resolved { manifest, status } = Resolved::fetched(fetched);
+                    return Ok(Served::new(manifest, status));
+                }
+                Standby::Nothing
+            }
             None if self.recalls_absent(&absent) => Standby::Absence,
             None => Standby::Nothing,
         };
@@ -70,7 +87,7 @@ impl Inner {
                     Course::Believe => Some(Ok(None)),
                     Course::Spare => None,
                     Course::Serve | Course::Ask => {
-                        self.resolve(origin, tag, &absent, &standby, policy).await
+                        self.resolve(via, origin, tag, &absent, &standby).await
                     }
                 };
                 standby.or(said, policy.forward_not_found)?
@@ -106,9 +123,13 @@ impl Inner {
         }
     }
 
-    async fn held(&self, origin: &Origin, tag: &Tag) -> Option<Held> {
+    async fn recorded(&self, origin: &Origin, tag: &Tag) -> Option<TagRecord> {
         let record = self.stores.tags.tag(origin, tag);
-        let record = self.store(StoreOperation::Index, record).await.ok()??;
+        self.store(StoreOperation::Index, record).await.ok()?
+    }
+
+    async fn held(&self, record: Option<&TagRecord>) -> Option<Held> {
+        let record = record?.clone();
         let manifest = self.stored_manifest(record.digest).await?;
         Some(Held { record, manifest })
     }
@@ -117,26 +138,27 @@ impl Inner {
     /// it does not say so in time for who has something to answer with.
     async fn resolve(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         tag: &Tag,
         absent: &Absent,
         standby: &Standby<Held>,
-        policy: &UpstreamPolicy,
     ) -> Option<Said<Resolved>> {
         let prior = match standby {
             Standby::Held(held) => Some(held.record.clone()),
             Standby::Absence | Standby::Nothing => None,
         };
-        let key = (origin.clone(), tag.clone(), absent.caller.clone());
+        let caller = absent.caller.clone();
+        let key = (via.clone(), origin.clone(), tag.clone(), caller);
         let work = || {
             let (cache, key) = (Arc::clone(self), key.clone());
             async move {
-                let (origin, tag, caller) = key;
-                cache.revalidate(&origin, &tag, prior, &caller).await
+                let (via, origin, tag, caller) = key;
+                cache.revalidate(&via, &origin, &tag, prior, &caller).await
             }
         };
         let patience = Patience::Telling {
-            budget: policy.tag_budget,
+            budget: via.policy(origin.repository()).tag_budget,
             outages: &self.outages,
             upstream: origin.upstream(),
         };
@@ -149,6 +171,7 @@ impl Inner {
     /// Asks, records, and remembers what was said.
     async fn revalidate(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         tag: &Tag,
         prior: Option<TagRecord>,
@@ -156,7 +179,7 @@ impl Inner {
     ) -> Result<Option<Resolved>, CacheError> {
         let known = prior.as_ref().map(|record| record.digest);
         let mut endpoint = None;
-        let asking = self.ask_tag(origin, tag, prior, caller, &mut endpoint);
+        let asking = self.ask_tag(via, origin, tag, prior, caller, &mut endpoint);
         let outcome = asking.await;
         let said = match &outcome {
             Ok(Some(resolved)) => match known {
@@ -179,15 +202,17 @@ impl Inner {
 
     async fn ask_tag(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         tag: &Tag,
         prior: Option<TagRecord>,
         caller: &Caller,
         endpoint: &mut Option<Arc<str>>,
     ) -> Result<Option<Resolved>, CacheError> {
-        let upstream = &self.entry(origin)?.upstream;
         let known = prior.as_ref().map(|record| record.digest);
-        let resolution = upstream.resolve(origin.repository(), tag, known, caller);
+        let resolution = via
+            .upstream
+            .resolve(origin.repository(), tag, known, caller);
         let resolution = self.in_time(resolution).await?;
         endpoint.clone_from(&resolution.endpoint);
         let (digest, fetched) = match (resolution.value, known) {
@@ -206,7 +231,7 @@ impl Inner {
                 (digest, Some(self.keep_manifest(origin, fetched).await))
             }
             (Resolution::Absent, _) => {
-                self.remember_absent(Absent::tag(origin, tag, caller));
+                self.remember_absent(via, Absent::tag(origin, tag, caller));
                 return Ok(None);
             }
             (Resolution::Unchanged, None) => {
@@ -217,11 +242,11 @@ impl Inner {
         self.forget(&Absent::tag(origin, tag, caller));
         let resolved = match fetched {
             Some(fetched) => Resolved::fetched(fetched),
-            None => match self.manifest_named(origin, digest, caller).await? {
+            None => match self.manifest_named(via, origin, digest, caller).await? {
                 Some(resolved) => resolved,
                 // It told the digest of something else, or the tag has moved since: what it sends
                 // for the tag has a digest of its own.
-                None => self.manifest_tagged(origin, tag, caller).await?,
+                None => self.manifest_tagged(via, origin, tag, caller).await?,
             },
         };
         let digest = resolved.manifest.digest();
@@ -235,6 +260,7 @@ impl Inner {
     /// where it has not, after all.
     async fn manifest_named(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         digest: Digest,
         caller: &Caller,
@@ -246,20 +272,22 @@ impl Inner {
                 status: CacheStatus::Revalidated,
             }));
         }
-        let fetched = self.fetch_manifest(origin, digest, caller).await?;
+        let fetched = self.fetch_manifest(via, origin, digest, caller).await?;
         Ok(fetched.map(Resolved::fetched))
     }
 
     /// The manifest that the upstream sends for a tag, whatever it said of it.
     async fn manifest_tagged(
         self: &Arc<Self>,
+        via: &Via,
         origin: &Origin,
         tag: &Tag,
         caller: &Caller,
     ) -> Result<Resolved, CacheError> {
         let reference = Reference::Tag(tag.clone());
-        let upstream = &self.entry(origin)?.upstream;
-        let manifest = upstream.manifest(origin.repository(), &reference, caller);
+        let manifest = via
+            .upstream
+            .manifest(origin.repository(), &reference, caller);
         let Some(fetched) = self.in_time(manifest).await? else {
             let what = "it tells what a tag names, and has no such manifest".to_owned();
             return Err(UpstreamError::Protocol { what }.into());

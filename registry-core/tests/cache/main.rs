@@ -14,6 +14,7 @@ mod manifests;
 mod moments;
 mod outages;
 mod ranges;
+mod reconfigured;
 mod referrers;
 mod resume;
 mod support;

@@ -201,7 +201,7 @@ impl Mirror {
                 .get(id)
                 .map(|upstream| upstream.endpoints.clone())
         };
-        let upstreams = self.cache.upstreams().ids();
+        let upstreams = self.cache.upstreams();
         Announcement {
             listen: self.addr,
             admin_listen: self.admin_addr,
@@ -213,6 +213,7 @@ impl Mirror {
             tag_ttl: self.config.tag_ttl,
             default_upstream: self.config.default_upstream.clone(),
             upstreams: upstreams
+                .ids()
                 .map(|id| (id.clone(), endpoints(id).unwrap_or_default()))
                 .collect(),
         }

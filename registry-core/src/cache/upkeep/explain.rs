@@ -159,7 +159,7 @@ impl RegistryCache {
             reference: reference.clone(),
             at: cache.now(),
             verdict: match &image {
-                _ if cache.entry(origin).is_err() => Verdict::UnknownUpstream,
+                _ if cache.via(origin).is_err() => Verdict::UnknownUpstream,
                 Some(_) if is_complete => Verdict::Cached,
                 _ if !filling.is_empty() => Verdict::Filling,
                 Some(_) => Verdict::Partial,
@@ -179,7 +179,7 @@ impl RegistryCache {
             blob_condition: Condition::Ready,
             next_pull: NextPull::Fail(CacheError::UnknownUpstream),
         };
-        if let Ok(entry) = cache.entry(origin) {
+        if let Ok(entry) = &cache.via(origin) {
             let repository = origin.repository();
             explanation.policy = Some(entry.policy(repository).clone());
             explanation.blob_condition = entry.upstream.condition(repository, Asked::Blob);
@@ -307,9 +307,9 @@ impl Inner {
             .missing
             .iter()
             .any(|target| matches!(target, LinkTarget::Manifest(_)));
-        let upstream = self.entry(origin).map(|entry| &entry.upstream);
-        let condition = match upstream {
-            Ok(upstream) if wants_manifest => {
+        let condition = match self.via(origin) {
+            Ok(entry) if wants_manifest => {
+                let upstream = &entry.upstream;
                 upstream.condition(origin.repository(), Asked::Manifest)
             }
             _ => Condition::Ready,
@@ -381,7 +381,8 @@ impl Inner {
     }
 
     fn manifest_under_way(&self, origin: &Origin, digest: Digest) -> Option<Filling> {
-        let key = (origin.clone(), digest, Caller::Anonymous);
+        let via = self.via(origin).ok()?;
+        let key = (via, origin.clone(), digest, Caller::Anonymous);
         self.fetching.is_underway(&key).then_some(Filling {
             target: LinkTarget::Manifest(digest),
             bytes: 0,

@@ -351,14 +351,15 @@ impl Inner {
                 return Err(CacheError::NotFound);
             }
             let errand = Errand {
+                via: self.via(origin)?,
                 origin: origin.clone(),
                 digest,
                 caller: caller.clone(),
             };
-            let (mut fill, is_ours) = match self.fill(errand, Some(link))? {
+            let (mut fill, is_ours) = match self.fill(errand.clone(), Some(link))? {
                 Part::Leads(fill) => (fill, true),
                 Part::Follows(fill) => {
-                    let is_ours = fill.errand.origin == *origin && fill.errand.caller == caller;
+                    let is_ours = fill.errand == errand;
                     (fill, is_ours)
                 }
             };
