@@ -82,6 +82,7 @@ impl RegistryCache {
         for id in before.ids().filter(|id| changed(id)) {
             self.inner.outages.forget(id);
         }
+        self.inner.limits_changed();
     }
 }
 

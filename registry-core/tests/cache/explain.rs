@@ -451,7 +451,7 @@ async fn what_the_store_remembers_stands_in_after_a_restart() {
     mirror.pull("1").await;
     let store = Arc::clone(&mirror.store);
     let stores = registry_core::Stores::of(Arc::clone(&store)).kept_by(store);
-    let upstreams = mirror.cache.upstreams().clone();
+    let upstreams = registry_core::Upstreams::clone(&mirror.cache.upstreams());
     let limits = Limits::default();
     let clock = Arc::clone(&mirror.clock);
     let cache = registry_core::RegistryCache::with(stores, upstreams, limits, clock);

@@ -5,8 +5,8 @@
 
 mod blobs;
 mod chaos;
-mod eviction;
 mod delete;
+mod eviction;
 mod explain;
 mod failing_store;
 mod kept;

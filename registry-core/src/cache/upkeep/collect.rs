@@ -154,7 +154,7 @@ impl Inner {
             sweep.age().await?;
         }
         let charged = match is_time {
-            true => self.upstreams.ids().cloned().collect(),
+            true => self.upstreams().ids().cloned().collect(),
             false => std::mem::take(&mut self.upkeep.notes().charged),
         };
         for upstream in charged {
@@ -450,8 +450,9 @@ impl<'a> Sweep<'a> {
     /// The origins that something is charged to, and that have an age limit of their own.
     async fn origins_with_an_age(&self) -> Result<Vec<Origin>, StoreError> {
         let mut aging = Vec::new();
-        for upstream in self.cache.upstreams.ids() {
-            let Some(entry) = self.cache.upstreams.get(upstream) else {
+        let upstreams = self.cache.upstreams();
+        for upstream in upstreams.ids() {
+            let Some(entry) = upstreams.get(upstream) else {
                 continue;
             };
             let mut rules = entry.repositories.iter().map(|rule| &rule.retention);

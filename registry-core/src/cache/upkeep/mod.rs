@@ -141,11 +141,7 @@ impl RegistryCache {
         let upkeep = &self.inner.upkeep;
         let slot = upkeep.retention.lock();
         *slot.unwrap_or_else(PoisonError::into_inner) = Arc::new(retention);
-        let mut notes = upkeep.notes();
-        notes.aged = None;
-        notes.is_due = true;
-        notes.charged = self.inner.upstreams.ids().cloned().collect();
-        drop(notes);
+        self.inner.limits_changed();
         self.inner.wake_collector();
     }
 
@@ -199,6 +195,16 @@ impl RegistryCache {
 }
 
 impl Inner {
+    /// What was within the limits need not be so any more: the next sweep looks at all of it.
+    pub(in crate::cache) fn limits_changed(&self) {
+        let mut notes = self.upkeep.notes();
+        notes.aged = None;
+        notes.is_due = true;
+        notes.charged = self.upstreams().ids().cloned().collect();
+        drop(notes);
+        self.upkeep.collector.wake.notify_one();
+    }
+
     /// What tells of the content that is kept.
     fn upkeep(&self) -> Result<&Upkeep, CacheError> {
         self.stores.upkeep.as_ref().ok_or(CacheError::NoUpkeep)

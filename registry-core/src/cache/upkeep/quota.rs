@@ -36,7 +36,8 @@ impl Scope {
 impl Inner {
     /// Whether what is kept of this origin counts towards a limit of its own.
     pub(super) fn has_quota(&self, origin: &Origin) -> bool {
-        let Some(entry) = self.upstreams.get(origin.upstream()) else {
+        let upstreams = self.upstreams();
+        let Some(entry) = upstreams.get(origin.upstream()) else {
             return false;
         };
         let rule = entry.rule(origin.repository());
@@ -48,7 +49,7 @@ impl Inner {
 impl Sweep<'_> {
     /// Keeps every upstream within its limits.
     pub(super) async fn all_quotas(&mut self) -> Result<(), StoreError> {
-        let upstreams: Vec<UpstreamId> = self.cache.upstreams.ids().cloned().collect();
+        let upstreams: Vec<UpstreamId> = self.cache.upstreams().ids().cloned().collect();
         for upstream in upstreams {
             self.quotas(&upstream).await?;
         }
@@ -58,7 +59,8 @@ impl Sweep<'_> {
     /// Keeps an upstream within its limits, and its repositories within theirs.
     pub(super) async fn quotas(&mut self, upstream: &UpstreamId) -> Result<(), StoreError> {
         let cache = self.cache;
-        let Some(entry) = cache.upstreams.get(upstream) else {
+        let upstreams = cache.upstreams();
+        let Some(entry) = upstreams.get(upstream) else {
             return Ok(());
         };
         let rules = entry.repositories.iter().enumerate();

@@ -37,8 +37,9 @@ impl<'a> Examiner<'a> {
         upkeep: &'a Upkeep,
         retention: &Retention,
     ) -> Result<Self, StoreError> {
-        let has_rules = cache.upstreams.ids().any(|id| {
-            cache.upstreams.get(id).is_some_and(|entry| {
+        let upstreams = cache.upstreams();
+        let has_rules = upstreams.ids().any(|id| {
+            upstreams.get(id).is_some_and(|entry| {
                 let rules = entry.repositories.iter().map(|rule| &rule.retention);
                 let mut rules = rules.chain([&entry.retention]);
                 rules.any(|rule| rule.exempt || rule.idle_max.is_some())
@@ -218,7 +219,8 @@ impl<'a> Examiner<'a> {
 impl Inner {
     /// Whether a rule exempts what is of this origin, and how long a rule lets it be unused.
     pub(super) fn retention_of(&self, origin: &Origin) -> (bool, Option<Duration>) {
-        let Some(entry) = self.upstreams.get(origin.upstream()) else {
+        let upstreams = self.upstreams();
+        let Some(entry) = upstreams.get(origin.upstream()) else {
             return (false, None);
         };
         match entry.rule(origin.repository()) {
