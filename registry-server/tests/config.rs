@@ -1111,7 +1111,7 @@ fn the_admin_token_is_named_and_not_told() {
         .config();
     assert_eq!(config.admin_token, AdminToken::Value("secret".into()));
     assert!(!format!("{config:?}").contains("secret"));
-    assert!(!Setting::default().config().admin_token.is_set());
+    assert!(!Setting::default().config().admin_token.is_required());
 }
 
 #[test]

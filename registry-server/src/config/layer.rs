@@ -9,7 +9,7 @@ use std::time::Duration;
 use registry_core::{RepositoryPattern, UpstreamId};
 use url::Url;
 
-use super::admin::{self, TokenSource};
+use super::admin_token::{self, TokenSource};
 use super::budgets::BudgetsLayer;
 use super::credentials::CredentialsLayer;
 use super::place::{Place, Problems, Written};
@@ -62,7 +62,7 @@ impl Texts {
                 .and_then(|id| id.parse(problems, values::upstream_id)),
             tag_ttl: parse(self.tag_ttl, problems, values::duration),
             retention: self.retention.read(problems),
-            admin_token: admin::source(self.admin_token_file, self.admin_token_env, problems),
+            admin_token: admin_token::source(self.admin_token_file, self.admin_token_env, problems),
             otlp_endpoint: parse(self.otlp_endpoint, problems, values::otlp_endpoint),
             log: parse(self.log, problems, values::log_filter),
             log_format: parse(self.log_format, problems, values::log_format),

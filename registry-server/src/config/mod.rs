@@ -4,7 +4,7 @@
 //! environment and file override each other. It starts nothing; beyond the configuration file, it
 //! reads no file, but tries those that the file names.
 
-mod admin;
+mod admin_token;
 mod budgets;
 mod credentials;
 mod document;
@@ -33,7 +33,7 @@ use url::Url;
 
 pub use crate::logging::{LogFilter, LogFormat};
 pub use crate::upstream::{CredentialConfig, CredentialsConfig};
-pub use admin::AdminToken;
+pub use admin_token::AdminToken;
 pub use flags::Flags;
 pub use place::{ConfigError, ConfigErrors, Place};
 pub use repository::RepositorySettings;
@@ -60,6 +60,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of health, metrics and administration; none to go without.
     pub admin_listen: Option<SocketAddr>,
+    /// Where the token comes from that whoever uses the admin API has to show.
+    pub admin_token: AdminToken,
     /// Folder that holds everything cached.
     pub data_dir: PathBuf,
     /// The upstream meant where a request names none; must be one of [`Self::upstreams`].
@@ -75,8 +77,6 @@ pub struct Config {
     pub reserve: Reserve,
     /// How often and how fast what is kept is checked.
     pub verification: Verification,
-    /// What the admin API wants from everybody.
-    pub admin_token: AdminToken,
     /// Where traces are sent to, in builds that can.
     pub otlp_endpoint: Option<Url>,
     /// What to log.
@@ -92,6 +92,7 @@ impl Default for Config {
         Self {
             listen: loopback(LISTEN_PORT),
             admin_listen: Some(loopback(ADMIN_PORT)),
+            admin_token: AdminToken::default(),
             data_dir: PathBuf::from(DATA_DIR),
             default_upstream: UpstreamId::parse(UpstreamId::DOCKER_IO)
                 .expect("the constant is a name"),
@@ -100,7 +101,6 @@ impl Default for Config {
             retention: Retention::default(),
             reserve: retention::default_reserve(),
             verification: Verification::default(),
-            admin_token: AdminToken::None,
             otlp_endpoint: None,
             log: LogFilter::default(),
             log_format: LogFormat::default(),
@@ -173,6 +173,7 @@ impl Config {
         Self {
             listen,
             admin_listen,
+            admin_token: admin_token::resolve(layer.admin_token, env, problems),
             data_dir: layer.data_dir.unwrap_or(default.data_dir),
             default_upstream,
             upstreams,
@@ -180,7 +181,6 @@ impl Config {
             retention,
             reserve,
             verification,
-            admin_token: admin::resolve(layer.admin_token, env, problems),
             otlp_endpoint: layer.otlp_endpoint,
             log: layer.log.unwrap_or(default.log),
             log_format: layer.log_format.unwrap_or(default.log_format),
@@ -214,7 +214,7 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         let remote = self.admin_listen.filter(|admin| !admin.ip().is_loopback());
-        if let Some(admin) = remote.filter(|_| !self.admin_token.is_set()) {
+        if let Some(admin) = remote.filter(|_| !self.admin_token.is_required()) {
             warnings.push(format!(
                 "the admin listener at {admin} tells health and metrics to whoever reaches it, and \
                  answers all else to this machine only: set admin_token_file to administer this \

@@ -1,4 +1,4 @@
-//! The token that the admin API wants: where it comes from.
+//! Where the token of the admin API comes from. What it is, is read where it is asked for.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,22 +9,23 @@ use super::credentials::from_env;
 use super::place::{Problems, Written};
 use crate::upstream::check_password_file;
 
-/// Where the token comes from that the admin API wants from everybody.
+/// Where the token comes from that whoever administers the mirror has to show.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum AdminToken {
-    /// There is none: the API answers peers on this machine only.
+    /// From nowhere: only this machine may administer the mirror, without one.
     #[default]
     None,
-    /// It is what stands in a file, without the end of its line. The file may change.
+    /// It is what stands in a file, without the end of its line. The file is looked at again where
+    /// it may have changed, as Kubernetes changes the files of secrets.
     File(PathBuf),
-    /// It came from the environment.
+    /// It was given: as the value of an environment variable, or by the program.
     Value(SecretString),
 }
 
 impl AdminToken {
-    /// Whether there is one.
-    pub fn is_set(&self) -> bool {
+    /// Whether one has to be shown.
+    pub fn is_required(&self) -> bool {
         !matches!(self, Self::None)
     }
 }
