@@ -20,4 +20,4 @@ pub mod upstream;
 
 pub use announcement::Announcement;
 pub use metrics::Metrics;
-pub use mirror::{Mirror, MirrorBuilder, StartError};
+pub use mirror::{Mirror, MirrorBuilder, ReloadError, ReloadHandle, StartError};

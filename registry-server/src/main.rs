@@ -7,10 +7,10 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use registry_server::config::{Config, ConfigErrors, Flags};
+use registry_server::config::{Config, ConfigErrors, ConfigSource, Flags};
 use registry_server::hosts_toml::{advertised, hosts_toml, parse_mirror_url};
 use registry_server::logging::{LogFormat, start_logging};
-use registry_server::{Mirror, StartError};
+use registry_server::{Mirror, ReloadError, StartError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -66,7 +66,8 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT; a second one ends at once what is still being answered
+    /// Serve until SIGTERM or SIGINT; a second one ends at once what is still being answered. On
+    /// SIGHUP, and when the configuration file has changed, it is read again
     Serve(Box<Flags>),
     /// Print the hosts.toml that points containerd at a mirror
     HostsToml(HostsToml),
@@ -87,14 +88,15 @@ fn main() -> ExitCode {
         Some(Command::Serve(flags)) => *flags,
         None => line.flags,
     };
-    match load(flags) {
-        Ok(config) => serve(config),
+    let source = source(flags);
+    match source.load() {
+        Ok(config) => serve(config, source),
         Err(errors) => refuse(&errors),
     }
 }
 
-fn load(flags: Flags) -> Result<Config, ConfigErrors> {
-    Config::load(flags, |name| env::var_os(name))
+fn source(flags: Flags) -> ConfigSource {
+    ConfigSource::new(flags, |name| env::var_os(name))
 }
 
 fn refuse(errors: &ConfigErrors) -> ExitCode {
@@ -107,7 +109,7 @@ fn refuse(errors: &ConfigErrors) -> ExitCode {
 fn print_hosts_toml(arguments: HostsToml) -> ExitCode {
     let url = match arguments.url {
         Some(url) => url,
-        None => match load(Flags::default()) {
+        None => match source(Flags::default()).load() {
             Ok(config) => advertised(config.listen).0,
             Err(errors) => return refuse(&errors),
         },
@@ -118,7 +120,7 @@ fn print_hosts_toml(arguments: HostsToml) -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> ExitCode {
+fn serve(config: Config, source: ConfigSource) -> ExitCode {
     if let Err(error) = start_logging(&config.log, config.log_format) {
         say(&format!("registry-server: {error}\n"));
         return ExitCode::FAILURE;
@@ -131,13 +133,13 @@ fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(run(config));
+    let status = runtime.block_on(run(config, source));
     // What still blocks a thread had its time in `Mirror::shutdown`.
     runtime.shutdown_background();
     status
 }
 
-async fn run(config: Config) -> ExitCode {
+async fn run(config: Config, source: ConfigSource) -> ExitCode {
     let format = config.log_format;
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -150,7 +152,7 @@ async fn run(config: Config) -> ExitCode {
         warn!("{warning}");
     }
     let started = tokio::select! {
-        started = Mirror::start(config) => started,
+        started = Mirror::start_watching(config, source) => started,
         signal = signals.next() => {
             info!(signal, "stopped before the start");
             return ExitCode::SUCCESS;
@@ -168,7 +170,18 @@ async fn run(config: Config) -> ExitCode {
         _ => announcement.log(),
     }
 
-    let signal = signals.next().await;
+    let signal = loop {
+        if let Some(signal) = signals.next_or_reload().await {
+            break signal;
+        }
+        // However long the file takes: it may be on a network that has gone away.
+        tokio::select! {
+            signal = signals.next() => break signal,
+            reloaded = mirror.reload() => if let Err(error @ ReloadError::NoFile) = reloaded {
+                warn!(signal = "SIGHUP", "{error}");
+            }
+        }
+    };
     info!(
         signal,
         "stopping: no new connections, a second signal ends at once what is left"
@@ -225,10 +238,11 @@ fn raise_file_limit() {
     }
 }
 
-/// The signals that ask a process to end.
+/// The signals that ask a process to end, and the one that asks it to read its configuration again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -236,14 +250,24 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// The next of them.
+    /// The next that asks it to end.
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// The next that asks it to end; none where it is to read its configuration again before.
+    async fn next_or_reload(&mut self) -> Option<&'static str> {
+        tokio::select! {
+            _ = self.terminate.recv() => Some("SIGTERM"),
+            _ = self.interrupt.recv() => Some("SIGINT"),
+            _ = self.hangup.recv() => None,
         }
     }
 }

@@ -135,6 +135,18 @@ impl Flags {
     }
 }
 
+impl Flags {
+    /// The configuration file that these name, or else the environment.
+    pub(super) fn file(&self, lookup: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+        let by_variable = || lookup(CONFIG_VARIABLE).filter(|value| !value.is_empty());
+        let by_flag = self.config.clone();
+        by_flag.or_else(|| by_variable().map(PathBuf::from))
+    }
+}
+
+/// The variable that names the configuration file.
+const CONFIG_VARIABLE: &str = "REGISTRY_CONFIG";
+
 /// What the environment says, and the configuration file that it names. A variable that is empty
 /// counts as not set: that is how compose files and charts leave one out.
 pub(super) fn environment(
@@ -179,5 +191,5 @@ pub(super) fn environment(
         log: text("REGISTRY_LOG"),
         log_format: text("REGISTRY_LOG_FORMAT"),
     };
-    (texts, path("REGISTRY_CONFIG"))
+    (texts, path(CONFIG_VARIABLE))
 }

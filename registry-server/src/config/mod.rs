@@ -18,6 +18,7 @@ mod place;
 mod proxy;
 mod repository;
 mod retention;
+mod source;
 mod upstream;
 pub(crate) mod values;
 
@@ -37,6 +38,7 @@ pub use admin_token::AdminToken;
 pub use flags::Flags;
 pub use place::{ConfigError, ConfigErrors, Place};
 pub use repository::RepositorySettings;
+pub use source::ConfigSource;
 pub use upstream::UpstreamConfig;
 
 pub(crate) use place::{Problems, Written};

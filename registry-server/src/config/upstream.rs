@@ -120,6 +120,38 @@ impl UpstreamConfig {
         }
     }
 
+    /// Whether the registry is reached in the same way, however what it sends is treated. Files are
+    /// the same where they have the same names.
+    pub(crate) fn is_reached_like(&self, other: &Self) -> bool {
+        // All of them are named, so that a new one is not forgotten.
+        let Self {
+            endpoints,
+            ca_file,
+            client_cert_file,
+            client_key_file,
+            insecure_skip_verify,
+            proxies,
+            budgets,
+            next_endpoint_on_not_found,
+            private_redirects,
+            realms,
+            credentials,
+            rules: _,
+            repositories: _,
+        } = self;
+        *endpoints == other.endpoints
+            && *ca_file == other.ca_file
+            && *client_cert_file == other.client_cert_file
+            && *client_key_file == other.client_key_file
+            && *insecure_skip_verify == other.insecure_skip_verify
+            && *proxies == other.proxies
+            && *budgets == other.budgets
+            && *next_endpoint_on_not_found == other.next_endpoint_on_not_found
+            && *private_redirects == other.private_redirects
+            && *realms == other.realms
+            && *credentials == other.credentials
+    }
+
     /// How its tags are kept fresh, where `tag_ttl` is the general setting.
     pub fn policy(&self, tag_ttl: Duration) -> UpstreamPolicy {
         self.rules.policy(UpstreamPolicy {

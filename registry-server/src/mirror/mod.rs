@@ -4,7 +4,12 @@
 //! It knows no signal and no environment, and prints nothing.
 
 mod builder;
+mod changes;
+mod files;
+mod reload;
 mod start_error;
+mod upstreams;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,10 +18,7 @@ use std::path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use registry_core::{
-    Clock, Limits, RegistryCache, Stores, SystemClock, Upstream, UpstreamEntry, UpstreamId,
-    Upstreams,
-};
+use registry_core::{Clock, Limits, RegistryCache, Stores, SystemClock, Upstream, UpstreamId};
 use registry_storage::{DiskOptions, DiskStore};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -24,12 +26,16 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::announcement::Announcement;
-use crate::config::{Config, UpstreamConfig};
+use crate::api::Reloaded;
+use crate::config::{Config, ConfigSource};
 use crate::front::{FrontLimits, Server, ServerOptions};
 use crate::metrics::Metrics;
-use crate::upstream::{HttpUpstream, HttpUpstreamConfig, SystemTrust};
+use crate::upstream::SystemTrust;
+use reload::{Started, keep_by};
+use upstreams::{InUse, Unusable, Workshop};
 
 pub use builder::MirrorBuilder;
+pub use reload::{ReloadError, ReloadHandle};
 pub use start_error::StartError;
 
 /// How long a shutdown takes at the most: answers under way are finished first, and in what is
@@ -61,9 +67,8 @@ pub struct Mirror {
     cache: RegistryCache,
     /// The folder that a [`DiskStore`] keeps everything in, unless the stores are the caller's.
     store: Option<DiskStore>,
-    /// The configuration that it was started with.
-    config: Config,
-    /// The one task: the server.
+    reload: ReloadHandle,
+    /// The server, and who watches the configuration.
     tasks: TaskTracker,
     stop: DropGuard,
 }
@@ -71,6 +76,8 @@ pub struct Mirror {
 /// What a mirror is put together from.
 struct Parts {
     config: Config,
+    /// Where it came from, to be read again.
+    source: Option<ConfigSource>,
     /// In place of a folder.
     stores: Option<Stores>,
     /// Besides the configured ones, and in place of those of the same name.
@@ -86,6 +93,7 @@ impl Parts {
     fn new(config: Config) -> Self {
         Self {
             config,
+            source: None,
             stores: None,
             upstreams: BTreeMap::new(),
             clock: Arc::new(SystemClock),
@@ -117,9 +125,26 @@ impl Mirror {
         Self::assemble(Parts::new(config)).await
     }
 
+    /// Starts a mirror with this configuration, which `source` gave, and puts in effect what that
+    /// says later: a few seconds after a change of the file, and on [`ReloadHandle::reload`].
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is left running.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves nothing running.
+    pub async fn start_watching(config: Config, source: ConfigSource) -> Result<Self, StartError> {
+        let mut parts = Parts::new(config);
+        parts.source = Some(source);
+        Self::assemble(parts).await
+    }
+
     async fn assemble(parts: Parts) -> Result<Self, StartError> {
         let Parts {
-            mut config,
+            config,
+            source,
             stores,
             upstreams,
             clock,
@@ -129,14 +154,17 @@ impl Mirror {
             outgoing,
         } = parts;
         let metrics = Metrics::default();
-        let common = |http: &mut HttpUpstreamConfig| {
-            http.observer = Some(metrics.upstream(&http.id));
-            http.manifest_bytes_max = cache_limits.manifest_bytes_max;
-            http.budgets = http.budgets.clone().within(cache_limits.upstream_wait_max);
+        let workshop = Workshop {
+            brought: upstreams,
+            limits: cache_limits.clone(),
+            metrics: metrics.clone(),
+            trust: SystemTrust::default(),
             #[cfg(feature = "testing")]
-            http.outgoing.clone_from(&outgoing);
+            outgoing,
         };
-        let upstreams = upstreams_of(&mut config, upstreams, common, &metrics)?;
+        let made = workshop.make(&config, &InUse::new());
+        let (upstreams, in_use) =
+            made.map_err(|Unusable { id, source }| StartError::Upstream { id, source })?;
         let (stores, store) = match stores {
             Some(stores) => (stores, None),
             None => {
@@ -148,7 +176,16 @@ impl Mirror {
                 (Stores::of(Arc::clone(&kept)).kept_by(kept), Some(store))
             }
         };
-        let cache = RegistryCache::with(stores, upstreams, cache_limits, clock);
+        let cache = RegistryCache::with(stores, upstreams, cache_limits, Arc::clone(&clock));
+        keep_by(&cache, &config);
+        let reload = ReloadHandle::new(Started {
+            source,
+            config: config.clone(),
+            cache: cache.clone(),
+            workshop,
+            in_use,
+            clock,
+        });
         let options = ServerOptions {
             limits: front_limits,
             metrics,
@@ -166,13 +203,14 @@ impl Mirror {
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         tasks.spawn(server.run(stop.clone().cancelled_owned()));
+        tasks.spawn(watch::watch(reload.clone(), stop.clone()));
         tasks.close();
         Ok(Self {
             addr,
             admin_addr,
             cache,
             store,
-            config,
+            reload,
             tasks,
             stop: stop.drop_guard(),
         })
@@ -193,9 +231,24 @@ impl Mirror {
         &self.cache
     }
 
+    /// What exchanges its configuration while it runs.
+    pub fn reload_handle(&self) -> &ReloadHandle {
+        &self.reload
+    }
+
+    /// Reads the configuration file again: [`ReloadHandle::reload`].
+    ///
+    /// # Errors
+    ///
+    /// [`ReloadError`].
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        self.reload.reload().await
+    }
+
     /// What there is to say about it to whoever started it.
     pub fn announcement(&self) -> Announcement {
-        let configured = &self.config.upstreams;
+        let config = self.reload.config();
+        let configured = &config.upstreams;
         let endpoints = |id| {
             configured
                 .get(id)
@@ -206,12 +259,12 @@ impl Mirror {
             listen: self.addr,
             admin_listen: self.admin_addr,
             data_dir: self.store.as_ref().map(|store| {
-                let path = &self.config.data_dir;
+                let path = &config.data_dir;
                 let path = path::absolute(path).unwrap_or_else(|_| path.clone());
                 (path, store.recovery().clone())
             }),
-            tag_ttl: self.config.tag_ttl,
-            default_upstream: self.config.default_upstream.clone(),
+            tag_ttl: config.tag_ttl,
+            default_upstream: config.default_upstream.clone(),
             upstreams: upstreams
                 .ids()
                 .map(|id| (id.clone(), endpoints(id).unwrap_or_default()))
@@ -243,7 +296,7 @@ impl fmt::Debug for Mirror {
         f.debug_struct("Mirror")
             .field("addr", &self.addr)
             .field("admin_addr", &self.admin_addr)
-            .field("config", &self.config)
+            .field("config", &self.reload.config())
             .finish_non_exhaustive()
     }
 }
@@ -255,69 +308,4 @@ async fn close(store: Option<DiskStore>) {
         // It has to outlive crashes, so there is nothing that has to be done about it.
         warn!(%error, "the store could not be closed in order");
     }
-}
-
-/// The configured upstreams, and those that the program brings. What is configured under the name
-/// of one of these is only how its tags are kept fresh, and is taken out of the configuration.
-fn upstreams_of(
-    config: &mut Config,
-    brought: BTreeMap<UpstreamId, Arc<dyn Upstream>>,
-    common: impl Fn(&mut HttpUpstreamConfig),
-    metrics: &Metrics,
-) -> Result<Upstreams, StartError> {
-    let mut upstreams = Upstreams::new();
-    for (id, upstream) in brought {
-        let settings = config.upstreams.remove(&id);
-        let settings = settings.unwrap_or_else(|| UpstreamConfig::new([]));
-        upstreams.insert(id, entry_of(upstream, &settings, config.tag_ttl));
-    }
-    let trust = SystemTrust::default();
-    for (id, settings) in &config.upstreams {
-        let mut http = http_config(id, settings, trust.clone());
-        common(&mut http);
-        let upstream = match HttpUpstream::new(http) {
-            Ok(upstream) => Arc::new(upstream),
-            Err(source) => {
-                let id = id.clone();
-                return Err(StartError::Upstream { id, source });
-            }
-        };
-        metrics.watch(&upstream);
-        upstreams.insert(id.clone(), entry_of(upstream, settings, config.tag_ttl));
-    }
-    Ok(upstreams)
-}
-
-/// An upstream with how to treat it, where `tag_ttl` is the general setting.
-fn entry_of(
-    upstream: Arc<dyn Upstream>,
-    settings: &UpstreamConfig,
-    tag_ttl: Duration,
-) -> UpstreamEntry {
-    UpstreamEntry {
-        upstream,
-        policy: settings.policy(tag_ttl),
-        retention: settings.retention(),
-        repositories: settings.repository_rules(tag_ttl),
-    }
-}
-
-fn http_config(
-    id: &UpstreamId,
-    settings: &UpstreamConfig,
-    system_trust: SystemTrust,
-) -> HttpUpstreamConfig {
-    let mut http = HttpUpstreamConfig::new(id.clone(), settings.endpoints.iter().cloned());
-    http.ca_file.clone_from(&settings.ca_file);
-    http.client_cert_file.clone_from(&settings.client_cert_file);
-    http.client_key_file.clone_from(&settings.client_key_file);
-    http.insecure_skip_verify = settings.insecure_skip_verify;
-    http.proxies.clone_from(&settings.proxies);
-    http.budgets.clone_from(&settings.budgets);
-    http.next_endpoint_on_not_found = settings.next_endpoint_on_not_found;
-    http.private_redirects = settings.private_redirects;
-    http.realms.clone_from(&settings.realms);
-    http.credentials.clone_from(&settings.credentials);
-    http.system_trust = system_trust;
-    http
 }

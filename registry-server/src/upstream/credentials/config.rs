@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use registry_core::Repository;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 /// The credentials of an upstream. The default is none: it is asked anonymously.
 ///
@@ -12,7 +12,7 @@ use secrecy::SecretString;
 /// that are the upstream's own: the only one there is, those whose host is the upstream's name or
 /// under the same registrable domain, all where all are under one, and [`Self::hosts`]. Where that
 /// is none of several, or one in plain HTTP across public networks, the upstream cannot be set up.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CredentialsConfig {
     /// For every repository that none of [`Self::by_prefix`] is for.
@@ -66,3 +66,45 @@ pub enum CredentialConfig {
         folder: Option<PathBuf>,
     },
 }
+
+impl PartialEq for CredentialConfig {
+    /// Whether they come from the same source: what stands in files may have changed.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Password { username, password },
+                Self::Password {
+                    username: other_name,
+                    password: other,
+                },
+            ) => username == other_name && password.expose_secret() == other.expose_secret(),
+            (
+                Self::PasswordFile { username, path },
+                Self::PasswordFile {
+                    username: other_name,
+                    path: other,
+                },
+            ) => username == other_name && path == other,
+            (
+                Self::DockerConfig {
+                    path,
+                    helper_folder,
+                },
+                Self::DockerConfig {
+                    path: other,
+                    helper_folder: other_folder,
+                },
+            ) => path == other && helper_folder == other_folder,
+            (
+                Self::Helper { name, folder },
+                Self::Helper {
+                    name: other,
+                    folder: other_folder,
+                },
+            ) => name == other && folder == other_folder,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for CredentialConfig {}

@@ -1,0 +1,268 @@
+//! The configuration of a running mirror: what of it can be exchanged, and how
+//! ([ADR 16](../../../docs/adr/0016-what-a-reload-swaps.md)).
+//!
+//! Everything is made ready before anything is put in effect, so that a configuration is in effect
+//! as a whole or not at all.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::TryFutureExt as _;
+use registry_core::{Clock, RegistryCache, Timestamp, UpstreamId};
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tracing::{debug, error, info, warn};
+
+use super::changes::{changes, needs_restart};
+use super::files::{self, Stamp};
+use super::upstreams::{InUse, Unusable, Workshop, files_of};
+use crate::api::{ConfigurationState, Reloaded, Time};
+use crate::config::{Config, ConfigErrors, ConfigSource};
+use crate::upstream::HttpUpstreamConfigError;
+
+/// Exchanges the configuration of a running [`Mirror`](super::Mirror). Clones are the same mirror's;
+/// they keep its cache alive, and nothing else of it.
+#[derive(Clone)]
+pub struct ReloadHandle {
+    live: Arc<Live>,
+}
+
+/// Why a configuration is not in effect. What was in effect still is.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// Nothing can have changed: there is no file.
+    #[error(
+        "there is no configuration file to read again: flags and environment stay what they were"
+    )]
+    NoFile,
+    /// What it says is wrong, or it cannot be read.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// An upstream cannot be asked for anything as it is configured.
+    #[error("the upstream {id} cannot be used: {source}")]
+    Upstream {
+        /// Which.
+        id: UpstreamId,
+        /// Why not.
+        source: Arc<HttpUpstreamConfigError>,
+    },
+    /// The process is ending.
+    #[error("the mirror is shutting down")]
+    Stopping,
+}
+
+struct Live {
+    source: Option<ConfigSource>,
+    /// What only a restart puts in effect is compared with this.
+    started: Config,
+    cache: RegistryCache,
+    workshop: Workshop,
+    clock: Arc<dyn Clock>,
+    current: watch::Sender<Arc<Config>>,
+    /// The upstreams in use. Held while a configuration is read and put in effect: one at a time.
+    in_use: tokio::sync::Mutex<InUse>,
+    outcome: Mutex<Outcome>,
+}
+
+/// How the last attempt went.
+struct Outcome {
+    loaded_at: Timestamp,
+    refused: Option<String>,
+    needs_restart: Vec<String>,
+}
+
+/// What a mirror was put together from.
+pub(super) struct Started {
+    pub(super) source: Option<ConfigSource>,
+    pub(super) config: Config,
+    pub(super) cache: RegistryCache,
+    pub(super) workshop: Workshop,
+    pub(super) in_use: InUse,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl ReloadHandle {
+    pub(super) fn new(started: Started) -> Self {
+        let outcome = Outcome {
+            loaded_at: started.clock.now(),
+            refused: None,
+            needs_restart: Vec::new(),
+        };
+        Self {
+            live: Arc::new(Live {
+                source: started.source,
+                current: watch::Sender::new(Arc::new(started.config.clone())),
+                started: started.config,
+                cache: started.cache,
+                workshop: started.workshop,
+                clock: started.clock,
+                in_use: tokio::sync::Mutex::new(started.in_use),
+                outcome: Mutex::new(outcome),
+            }),
+        }
+    }
+
+    /// The configuration that is in effect; of what needs a restart, what is asked for.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.live.current.borrow())
+    }
+
+    /// Each configuration that comes into effect from now on.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Config>> {
+        self.live.current.subscribe()
+    }
+
+    /// Where the configuration is from, and how the last attempt to read it went.
+    pub fn state(&self) -> ConfigurationState {
+        let outcome = self.live.outcome();
+        ConfigurationState {
+            file: self.file().map(|path| path.display().to_string()),
+            loaded_at: Time::from(outcome.loaded_at),
+            refused: outcome.refused.clone(),
+            needs_restart: outcome.needs_restart.clone(),
+        }
+    }
+
+    /// The configuration file, where there is one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.live.source.as_ref()?.file()
+    }
+
+    /// What stands in the configuration file and in those that upstreams read once.
+    pub(super) fn stamps(&self) -> Vec<Stamp> {
+        let (config, file) = (self.config(), self.file());
+        let of_upstreams = config.upstreams.values().flat_map(files_of);
+        let files = file.iter().map(PathBuf::as_path).chain(of_upstreams);
+        files.map(files::stamp).collect()
+    }
+
+    /// Reads the configuration file again, and puts in effect what it says. No pull is cut short:
+    /// those under way end as they began.
+    ///
+    /// # Errors
+    ///
+    /// [`ReloadError`], which is logged as well, once for as long as it stays the same.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future leaves the one configuration in effect or the other, as a whole.
+    pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let Some(source) = self.live.source.clone().filter(|it| it.file().is_some()) else {
+            return Err(ReloadError::NoFile);
+        };
+        let mut in_use = self.live.in_use.lock().await;
+        let load = spawn_blocking(move || source.load()).map_err(|_| ReloadError::Stopping);
+        let reloaded = match load.await {
+            Ok(Ok(config)) => self.put(config, &mut in_use).await,
+            Ok(Err(errors)) => Err(errors.into()),
+            Err(stopping) => Err(stopping),
+        };
+        self.tell(&reloaded);
+        reloaded
+    }
+
+    /// Puts a configuration in effect that a program has made. Upstreams that it brought are not
+    /// exchanged.
+    ///
+    /// # Errors
+    ///
+    /// [`ReloadError`].
+    ///
+    /// # Cancellation
+    ///
+    /// As [`Self::reload`].
+    pub async fn apply(&self, config: Config) -> Result<Reloaded, ReloadError> {
+        let mut in_use = self.live.in_use.lock().await;
+        let reloaded = self.put(config, &mut in_use).await;
+        self.tell(&reloaded);
+        reloaded
+    }
+
+    async fn put(&self, config: Config, in_use: &mut InUse) -> Result<Reloaded, ReloadError> {
+        let (live, before) = (Arc::clone(&self.live), in_use.clone());
+        let make = spawn_blocking(move || {
+            let made = live.workshop.make(&config, &before);
+            (config, before, made)
+        });
+        let (config, before, made) = make.await.map_err(|_| ReloadError::Stopping)?;
+        let (upstreams, after) = made.map_err(|Unusable { id, source }| {
+            let source = Arc::new(source);
+            ReloadError::Upstream { id, source }
+        })?;
+        let live = &self.live;
+        let old = self.config();
+        let reloaded = Reloaded {
+            changed: changes(&old, &config, &before, &after),
+            needs_restart: needs_restart(&live.started, &config),
+        };
+        for warning in config.warnings() {
+            if !old.warnings().contains(&warning) {
+                warn!("{warning}");
+            }
+        }
+        // From here on nothing can fail, and nothing is waited for.
+        live.cache.set_upstreams(upstreams);
+        keep_by(&live.cache, &config);
+        *in_use = after;
+        live.current.send_replace(Arc::new(config));
+        *live.outcome() = Outcome {
+            loaded_at: live.clock.now(),
+            refused: None,
+            needs_restart: reloaded.needs_restart.clone(),
+        };
+        Ok(reloaded)
+    }
+
+    fn tell(&self, outcome: &Result<Reloaded, ReloadError>) {
+        let file = self.file().map(|path| path.display().to_string());
+        match outcome {
+            Ok(reloaded) if reloaded.changed.is_empty() && reloaded.needs_restart.is_empty() => {
+                debug!(
+                    file,
+                    "the configuration was read again: nothing has changed"
+                );
+            }
+            Ok(reloaded) => {
+                let changed = reloaded.changed.join("; ");
+                info!(file, changed, "another configuration is in effect");
+                if !reloaded.needs_restart.is_empty() {
+                    let settings = reloaded.needs_restart.join(", ");
+                    warn!(settings, "only a restart puts these in effect");
+                }
+            }
+            Err(refusal) => {
+                let refused = Some(refusal.to_string());
+                let mut outcome = self.live.outcome();
+                if outcome.refused != refused {
+                    outcome.refused.clone_from(&refused);
+                    error!(
+                        file,
+                        error = refused,
+                        "the configuration was read again and is refused: what was in effect still is"
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Live {
+    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+        // Nothing panics while it holds the lock.
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for ReloadHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReloadHandle")
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells the cache how much to keep, and how often to check it.
+pub(super) fn keep_by(cache: &RegistryCache, config: &Config) {
+    cache.set_verification(config.verification.clone());
+}
