@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use super::{Config, ConfigErrors, Flags};
 
+/// How the value of a variable is looked up.
+type Lookup = dyn Fn(&str) -> Option<OsString> + Send + Sync;
+
 /// The flags, the environment and the file that a configuration is made of. What they say can be
 /// read again: flags and environment stay what they were, and go on overriding the file.
 #[derive(Clone)]
 pub struct ConfigSource {
     flags: Flags,
-    env: Arc<dyn Fn(&str) -> Option<OsString> + Send + Sync>,
+    env: Arc<Lookup>,
 }
 
 impl ConfigSource {

@@ -264,5 +264,6 @@ impl std::fmt::Debug for ReloadHandle {
 
 /// Tells the cache how much to keep, and how often to check it.
 pub(super) fn keep_by(cache: &RegistryCache, config: &Config) {
+    cache.set_retention(config.retention.clone());
     cache.set_verification(config.verification.clone());
 }

@@ -7,6 +7,7 @@
 
 #[path = "../support/http.rs"]
 mod http;
+#[expect(dead_code, reason = "what is said at the start is looked at elsewhere")]
 #[path = "../binary/process.rs"]
 mod process;
 
