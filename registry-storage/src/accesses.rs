@@ -39,7 +39,8 @@ impl Accesses {
         }
         // Where the batch that is due cannot be written, what is new is not recorded.
         if recent.times.len() < self.batch_entries * 2 || recent.times.contains_key(&target) {
-            recent.times.insert(target, now);
+            let last = recent.times.entry(target).or_insert(now);
+            *last = now.max(*last);
         }
         recent.times.len() >= self.batch_entries || now.since(recent.since) >= self.write_every
     }

@@ -5,8 +5,8 @@
 use std::sync::{Arc, Mutex};
 
 use registry_core::Stores;
-use registry_core::testing::{FaultingStore, conformance};
-use registry_storage::DiskStore;
+use registry_core::testing::{FaultingStore, ManualClock, conformance};
+use registry_storage::{DiskOptions, DiskStore};
 use tempfile::TempDir;
 
 /// Gives stores in folders of their own, which are there as long as this is.
@@ -19,6 +19,17 @@ impl Folders {
         let store = DiskStore::open(dir.path()).await.unwrap();
         self.0.lock().unwrap().push(dir);
         Arc::new(store)
+    }
+
+    /// Stores with upkeep, that tell by `clock` when something is used.
+    async fn kept(&self, clock: Arc<ManualClock>) -> Stores {
+        let dir = TempDir::new().unwrap();
+        let mut options = DiskOptions::default();
+        options.clock = clock;
+        let store = DiskStore::open_with(dir.path(), options).await.unwrap();
+        self.0.lock().unwrap().push(dir);
+        let store = Arc::new(store);
+        Stores::of(Arc::clone(&store)).kept_by(store)
     }
 }
 
@@ -70,6 +81,26 @@ async fn links() {
 async fn referrers() {
     let folders = Folders::default();
     conformance::referrers::all(async || folders.store().await as _).await;
+}
+
+#[tokio::test]
+async fn inventory() {
+    let folders = Folders::default();
+    let make = async |clock: Arc<ManualClock>| folders.kept(clock).await;
+    conformance::inventory::all(make).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn inventory_on_several_threads() {
+    let folders = Folders::default();
+    let make = async |clock: Arc<ManualClock>| folders.kept(clock).await;
+    conformance::inventory::all(make).await;
+}
+
+#[tokio::test]
+async fn journal() {
+    let folders = Folders::default();
+    conformance::journal::all(async || folders.store().await as _).await;
 }
 
 #[tokio::test]

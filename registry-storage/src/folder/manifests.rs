@@ -67,6 +67,7 @@ impl Folder {
         let digest = manifest.digest();
         let _turn = self.turn(digest);
         if self.load_manifest(digest)?.is_some() {
+            self.touch_blocking(LinkTarget::Manifest(digest));
             return Ok(());
         }
         self.with_room(|| {

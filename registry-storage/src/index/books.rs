@@ -172,7 +172,8 @@ impl Index {
             let mut books = self.books();
             for (target, at) in accesses.by_ref().take(BOOK_ENTRIES) {
                 books.amend(target, |row| {
-                    row.accessed_at = Some(at);
+                    // A clock that was set back makes nothing older than it was.
+                    row.accessed_at = row.accessed_at.max(Some(at));
                     row.place = row.place.map(|place| place.max(at));
                 })?;
             }
