@@ -1,12 +1,13 @@
 //! Where things are in a data folder, and how they are named. Paths are made of parsed digests and fixed names only, so
 //! none can lead out of the folder.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use registry_core::{Algorithm, Digest};
+use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
 
 /// What the names of files begin with that are of no use after a crash; something random follows.
@@ -180,6 +181,47 @@ pub(crate) fn digest_of_name(algorithm: Algorithm, name: &str) -> Option<Digest>
 /// The manifest whose origins are listed in the file of this name.
 pub(crate) fn manifest_of_origins(algorithm: Algorithm, name: &str) -> Option<Digest> {
     digest_of_name(algorithm, name.strip_suffix(ORIGINS_SUFFIX)?)
+}
+
+/// What has the place of some content.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// A file, and its size.
+    File(File, u64),
+    /// Something that nobody here has put there.
+    Other,
+}
+
+/// Opens the file of some content; `None` where there is nothing. Follows no link, and waits for
+/// nobody who might write to a pipe.
+pub(crate) fn open_content(path: &Path) -> io::Result<Option<Entry>> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).expect("they are those of open(2)");
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => {
+            let meta = file.metadata()?;
+            Ok(Some(if meta.is_file() {
+                Entry::File(file, meta.len())
+            } else {
+                Entry::Other
+            }))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A link, or a socket.
+        Err(error) => match found(fs::symlink_metadata(path))? {
+            Some(meta) if !meta.is_file() => Ok(Some(Entry::Other)),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Removes whatever has the place of some content; whether there was anything.
+pub(crate) fn remove_content(path: &Path) -> io::Result<bool> {
+    match found(fs::symlink_metadata(path))? {
+        None => Ok(false),
+        Some(meta) if meta.is_dir() => fs::remove_dir_all(path).map(|()| true),
+        Some(_) => Ok(found(fs::remove_file(path))?.is_some()),
+    }
 }
 
 /// Makes a folder that only this user may enter, and those it is in; one that is there is fine.

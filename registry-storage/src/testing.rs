@@ -1,11 +1,36 @@
 //! For tests of this crate and of whoever embeds it (feature `testing`): a disk that is full when
-//! a test says so, and a look at what a crash would leave after each durable step.
+//! a test says so, a look at what a crash would leave after each durable step, and rows of blobs
+//! that nobody had to write.
 
 pub use crate::space::DiskSpace;
 pub use crate::step::Step;
 
-use crate::DiskOptions;
-use crate::{space, step};
+use registry_core::{Digest, StoreError, StoreOperation, Timestamp};
+
+use crate::folder::Folder;
+use crate::index::keys::BlobRow;
+use crate::{DiskOptions, DiskStore, space, step};
+
+impl DiskStore {
+    /// Records blobs as kept that have no files, each with its size and its last access: for an
+    /// index that is large.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; none of them is then recorded.
+    pub async fn plant_blobs(
+        &self,
+        blobs: Vec<(Digest, u64, Timestamp)>,
+    ) -> Result<(), StoreError> {
+        let row = |(digest, size, at)| {
+            let is_proven = true;
+            (digest, BlobRow { size, is_proven }, at)
+        };
+        let rows: Vec<_> = blobs.into_iter().map(row).collect();
+        let plant = move |folder: &Folder| folder.index.admit_blobs(&rows);
+        self.shared.blocking(StoreOperation::Index, plant).await
+    }
+}
 
 impl DiskOptions {
     /// Takes the free space from `space` rather than from the system.

@@ -7,6 +7,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod audit;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,15 +16,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt as _, TryStreamExt as _};
+use futures::FutureExt as _;
 use registry_core::testing::content::{digest_of, put_blob, read_body, sample, verified};
 use registry_core::{
-    Algorithm, BlobStat, BlobStore, Digest, InventoryStore, Link, LinkStore, LinkTarget, Manifest,
-    ManifestStore, MediaType, Origin, Repository, UpstreamId,
+    Algorithm, BlobStore, Digest, Link, LinkStore, LinkTarget, Manifest, ManifestStore, MediaType,
+    Origin, Repository, UpstreamId,
 };
 use registry_storage::testing::Step;
 use registry_storage::{DiskOptions, DiskStore};
 use tempfile::TempDir;
+
+use audit::{audit, files_under};
 
 /// A store whose folder is copied after each step, while it is armed.
 struct Watched {
@@ -94,32 +98,9 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn files_under(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    let entries = entries.map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| {
-            if path.is_dir() {
-                files_under(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
-}
-
 async fn content(store: &DiskStore, digest: Digest) -> Option<Bytes> {
     let body = store.open(digest, None).await.unwrap()?;
     Some(read_body(body).await)
-}
-
-/// Bytes of all files of content.
-fn bytes_under(data: &Path) -> u64 {
-    let files = ["blobs", "manifests"].map(|kind| files_under(&data.join(kind)));
-    let files = files.iter().flatten();
-    files.map(|file| fs::metadata(file).unwrap().len()).sum()
 }
 
 /// Opens what a crash left. Whatever it was: it opens without a rebuild, nothing partial is left,
@@ -130,30 +111,7 @@ async fn reopen(data: &Path, at: &str) -> DiskStore {
     assert_eq!(store.recovery().rebuilt, None, "{at}");
     assert!(files_under(&data.join("partial")).is_empty(), "{at}");
     assert!(files_under(&data.join("unsettled")).is_empty(), "{at}");
-    assert_eq!(
-        store.usage().await.unwrap().bytes,
-        bytes_under(data),
-        "{at}"
-    );
-    let listed: Vec<BlobStat> = store.list().try_collect().await.unwrap();
-    let names: Vec<String> = listed.iter().map(|stat| stat.digest.encoded()).collect();
-    for file in files_under(&data.join("blobs")) {
-        let name = file.file_name().unwrap().to_str().unwrap();
-        assert!(
-            names.iter().any(|listed| listed == name),
-            "{at}: {name} is an orphan"
-        );
-    }
-    for stat in listed {
-        let bytes = content(&store, stat.digest)
-            .await
-            .unwrap_or_else(|| panic!("{at}: {stat:?}"));
-        assert_eq!(
-            (digest_of(&bytes), bytes.len() as u64),
-            (stat.digest, stat.size),
-            "{at}"
-        );
-    }
+    audit(data, &store, at).await;
     assert_eq!(store.forgotten(), 0, "{at}: no crash is damage");
     store.close().await.unwrap();
     let store = DiskStore::open(data).await.unwrap();

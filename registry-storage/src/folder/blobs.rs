@@ -12,7 +12,7 @@ use registry_core::{
 use super::Folder;
 use crate::index::Unused;
 use crate::index::keys::{BlobRow, Intent};
-use crate::layout::{Kind, found, sync_folder};
+use crate::layout::{Entry, Kind, found, open_content, remove_content, sync_folder};
 use crate::step::Step;
 
 /// Bytes that are hashed at a time where a file is proven.
@@ -60,7 +60,7 @@ impl Folder {
         if placed.is_err() {
             // As if it had not begun; where that fails too, the next start or the next call
             // about this digest finds what is left.
-            let _ = fs::remove_file(self.layout.content(Kind::Blob, digest));
+            let _ = remove_content(&self.layout.content(Kind::Blob, digest));
         }
         // An intent that stays is settled at the next start, by what is there then.
         let _ = self.index.remove_intent(digest);
@@ -77,6 +77,10 @@ impl Folder {
 
     fn place_blob(&self, partial: &Path, digest: Digest, size: u64) -> Result<(), StoreError> {
         let failed = |source| StoreError::io(StoreOperation::Commit, source);
+        if let Some(Entry::Other) = self.open_file(digest)? {
+            // No file can be put in place of a folder.
+            self.remove_file(digest).map_err(failed)?;
+        }
         self.with_room(|| self.place(partial, Kind::Blob, digest).map_err(failed))?;
         self.step(Step::Renamed);
         let path = self.layout.content(Kind::Blob, digest);
@@ -104,7 +108,9 @@ impl Folder {
         let failed = |source| StoreError::io(StoreOperation::Remove, source);
         let _turn = self.turn(digest);
         let path = self.layout.content(Kind::Blob, digest);
-        let has_file = found(fs::metadata(&path)).map_err(failed)?.is_some();
+        let has_file = found(fs::symlink_metadata(&path))
+            .map_err(failed)?
+            .is_some();
         if self.index.blob(digest)?.is_none() && !has_file {
             return Ok(false);
         }
@@ -134,7 +140,7 @@ impl Folder {
 
     fn remove_file(&self, digest: Digest) -> io::Result<()> {
         let path = self.layout.content(Kind::Blob, digest);
-        if found(fs::remove_file(&path))?.is_some() {
+        if remove_content(&path)? {
             sync_folder(path.parent().expect("it is in a folder"))?;
         }
         Ok(())
@@ -145,10 +151,10 @@ impl Folder {
         let failed = |source| StoreError::io(StoreOperation::Stat, source);
         let row = self.index.blob(digest)?;
         let path = self.layout.content(Kind::Blob, digest);
-        let file = found(fs::metadata(path)).map_err(failed)?;
+        let file = found(fs::symlink_metadata(path)).map_err(failed)?;
         match (row, file) {
             (None, None) => Ok(None),
-            (Some(row), Some(file)) if row.size == file.len() => {
+            (Some(row), Some(file)) if file.is_file() && row.size == file.len() => {
                 let size = row.size;
                 Ok(Some(BlobStat { digest, size }))
             }
@@ -202,23 +208,15 @@ impl Folder {
         let Some(row) = self.index.blob(digest)?.filter(|row| row.is_proven) else {
             return Ok(None);
         };
-        let (file, len) = match self.open_file(digest)? {
-            Some(opened) => opened,
-            None => return Ok(None),
-        };
-        Ok((len == row.size).then_some((file, len)))
+        match self.open_file(digest)? {
+            Some(Entry::File(file, len)) if len == row.size => Ok(Some((file, len))),
+            _ => Ok(None),
+        }
     }
 
-    fn open_file(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
-        let opened = || {
-            let path = self.layout.content(Kind::Blob, digest);
-            let Some(file) = found(File::open(path))? else {
-                return Ok(None);
-            };
-            let len = file.metadata()?.len();
-            Ok(Some((file, len)))
-        };
-        opened().map_err(|source| StoreError::io(StoreOperation::Read, source))
+    fn open_file(&self, digest: Digest) -> Result<Option<Entry>, StoreError> {
+        let opened = open_content(&self.layout.content(Kind::Blob, digest));
+        opened.map_err(|source| StoreError::io(StoreOperation::Read, source))
     }
 
     /// Makes row and file agree, in their turn, by what the file is:
@@ -229,11 +227,17 @@ impl Folder {
     fn settle_blob(&self, digest: Digest) -> Result<Option<(File, u64)>, StoreError> {
         let _turn = self.turn(digest);
         let row = self.index.blob(digest)?;
-        let Some((file, size)) = self.open_file(digest)? else {
-            if row.is_some() {
-                self.forget_blob(digest, "its file is missing")?;
+        let (file, size) = match self.open_file(digest)? {
+            Some(Entry::File(file, size)) => (file, size),
+            Some(Entry::Other) => {
+                self.forget_blob(digest, "something that is no file has its place")?;
+                return Ok(None);
             }
-            return Ok(None);
+            None if row.is_some() => {
+                self.forget_blob(digest, "its file is missing")?;
+                return Ok(None);
+            }
+            None => return Ok(None),
         };
         match row {
             Some(row) if row.size != size => {
@@ -268,7 +272,7 @@ impl Folder {
         let file = self.open_file(digest)?;
         match (row, file, intent) {
             (Some(_), ..) | (None, None, _) => {}
-            (None, Some((_, len)), Intent::Commit { size }) if len == size => {
+            (None, Some(Entry::File(_, len)), Intent::Commit { size }) if len == size => {
                 self.admit_blob(digest, size)?;
             }
             (None, Some(_), _) => {

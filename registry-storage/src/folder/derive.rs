@@ -18,7 +18,7 @@ use super::sidecar::{self, Sidecar};
 use crate::error::OpenError;
 use crate::index::Index;
 use crate::index::keys::BlobRow;
-use crate::layout::{Kind, Layout, digest_of_name, found, manifest_of_origins};
+use crate::layout::{Kind, Layout, digest_of_name, found, manifest_of_origins, remove_content};
 use crate::options::{DiskOptions, REBUILD_BATCH_ENTRIES};
 
 /// That a data folder of an earlier version was made one of this: what only this version records
@@ -213,11 +213,11 @@ impl KeptManifest {
     ) -> Result<Option<Self>, OpenError> {
         let path = layout.content(Kind::Manifest, digest);
         let read = || -> io::Result<_> {
-            let file = found(fs::read(&path))?;
+            let file = manifests::read(&path)?;
             let Some(manifest) = file.and_then(|file| manifests::parse(&file.into(), digest))
             else {
                 sidecar::remove(&layout.origins(digest))?;
-                found(fs::remove_file(&path))?;
+                remove_content(&path)?;
                 return Ok(None);
             };
             let changed_at = changed_at(&fs::metadata(&path)?, options);

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use registry_core::{
 };
 
 use super::{Folder, sidecar};
-use crate::layout::{Kind, Layout, found};
+use crate::layout::{Entry, Kind, Layout, found, open_content, remove_content};
 use crate::step::Step;
 
 /// Manifests that were asked for lately; at most so many bytes of them.
@@ -159,17 +159,16 @@ impl Folder {
         if sidecar::remove(&self.layout.origins(digest))? {
             self.step(Step::OriginsRemoved);
         }
-        let removed = found(fs::remove_file(self.layout.content(Kind::Manifest, digest)))?;
+        let removed = remove_content(&self.layout.content(Kind::Manifest, digest))?;
         self.step(Step::ManifestRemoved);
-        Ok(removed.is_some())
+        Ok(removed)
     }
 
     /// Reads a manifest's file, in its turn, and removes one that does not prove itself. Its
     /// links stand, and when it is kept again so does the list of its origins.
     pub(super) fn load_manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
         let path = self.layout.content(Kind::Manifest, digest);
-        let bytes = found(fs::read(&path))
-            .map_err(|source| StoreError::io(StoreOperation::Read, source))?;
+        let bytes = read(&path).map_err(|source| StoreError::io(StoreOperation::Read, source))?;
         let has_row = self.index.content(LinkTarget::Manifest(digest))?.is_some();
         let Some(bytes) = bytes else {
             if has_row {
@@ -200,7 +199,7 @@ impl Folder {
     pub(super) fn agree_manifest(&self, digest: Digest) -> Result<bool, StoreError> {
         let failed = |source| StoreError::io(StoreOperation::Read, source);
         let row = self.index.content(LinkTarget::Manifest(digest))?;
-        let file = found(fs::read(self.layout.content(Kind::Manifest, digest))).map_err(failed)?;
+        let file = read(&self.layout.content(Kind::Manifest, digest)).map_err(failed)?;
         if let Some(manifest) = file.and_then(|file| parse(&file.into(), digest)) {
             let bytes = manifest_bytes(&self.layout, digest).map_err(failed)?;
             let agrees = row.is_some_and(|row| row.bytes == bytes);
@@ -213,6 +212,19 @@ impl Folder {
         let had_files = manifest_bytes(&self.layout, digest).map_err(failed)? > 0;
         self.remove_manifest_files(digest).map_err(failed)?;
         Ok(had_row || had_files)
+    }
+}
+
+/// What a manifest's file holds; of something that is no file, nothing. `None` where there is none.
+pub(super) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match open_content(path)? {
+        None => Ok(None),
+        Some(Entry::Other) => Ok(Some(Vec::new())),
+        Some(Entry::File(mut file, _)) => {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(Some(bytes))
+        }
     }
 }
 

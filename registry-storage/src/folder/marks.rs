@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use registry_core::{Digest, StoreError, StoreOperation};
 
 use super::Folder;
-use crate::layout::{Kind, found, manifest_of_mark, sync_folder};
+use crate::layout::{Entry, Kind, found, manifest_of_mark, open_content, sync_folder};
 use crate::options::{UNSETTLED_DUE, UNSETTLED_MAX};
 use crate::step::Step;
 
@@ -109,7 +109,7 @@ impl Folder {
     fn sync_manifest(&self, digest: Digest) -> io::Result<()> {
         let file = self.layout.content(Kind::Manifest, digest);
         for path in [&file, &self.layout.origins(digest)] {
-            if let Some(file) = found(File::open(path))? {
+            if let Some(Entry::File(file, _)) = open_content(path)? {
                 file.sync_all()?;
             }
         }

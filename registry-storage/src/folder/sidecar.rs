@@ -8,14 +8,14 @@
 //! Lines are appended without a sync: losing the last of them costs a HEAD. They are taken back
 //! durably: a link that was removed must not come back. All of it in the turn of the manifest.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use registry_core::{Algorithm, Digest, Hasher, Origin, Repository, UpstreamId};
 
-use crate::layout::{Layout, found, sync_folder};
+use crate::layout::{Entry, Layout, open_content, remove_content, sync_folder};
 use crate::options::SIDECAR_BYTES_MAX;
 
 /// The file of one manifest, as it was when it was read.
@@ -30,8 +30,12 @@ impl Sidecar {
     pub(super) fn read(layout: &Layout, digest: Digest) -> io::Result<Self> {
         let path = layout.origins(digest);
         let mut text = Vec::new();
-        if let Some(file) = found(File::open(&path))? {
-            file.take(SIDECAR_BYTES_MAX).read_to_end(&mut text)?;
+        match open_content(&path)? {
+            None => {}
+            Some(Entry::File(file, _)) => {
+                file.take(SIDECAR_BYTES_MAX).read_to_end(&mut text)?;
+            }
+            Some(Entry::Other) => return Err(io::ErrorKind::IsADirectory.into()),
         }
         Ok(Self { digest, path, text })
     }
@@ -98,7 +102,7 @@ impl Sidecar {
 
 /// Removes a manifest's file of origins; whether there was one.
 pub(super) fn remove(path: &Path) -> io::Result<bool> {
-    Ok(found(fs::remove_file(path))?.is_some())
+    remove_content(path)
 }
 
 fn line(digest: Digest, origin: &Origin) -> String {
