@@ -3,16 +3,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod audit;
+
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use registry_core::testing::content::{digest_of, put_blob, put_blob_as, read_body, sample};
 use registry_core::{
-    Algorithm, BlobStat, BlobStore as _, Digest, Link, LinkStore as _, LinkTarget, Manifest,
-    ManifestStore as _, MediaType, Origin, Repository, UpstreamId,
+    Algorithm, BlobStat, BlobStore as _, Digest, InventoryStore as _, Link, LinkStore as _,
+    LinkTarget, Manifest, ManifestStore as _, MediaType, Origin, Repository, UpstreamId,
 };
 use registry_storage::{DiskStore, Rebuilt};
 use tempfile::TempDir;
@@ -45,6 +48,15 @@ impl Stored {
             blobs: self.blobs.clone(),
             manifests: self.manifests.clone(),
         }
+    }
+
+    /// Sled's snapshots of what is where in its file.
+    fn snapshots(&self) -> Vec<PathBuf> {
+        let files = audit::files_under(&self.index());
+        let names = files.into_iter();
+        names
+            .filter(|path| path.to_string_lossy().contains("snap"))
+            .collect()
     }
 
     async fn open(&self) -> DiskStore {
@@ -249,6 +261,57 @@ async fn a_damaged_index_is_made_anew() {
             fs::create_dir(stored.index()).unwrap();
         }),
     ));
+    // Of these sled makes anew what it needs, or says that it cannot.
+    cases.push((
+        "maybe: conf is missing".to_owned(),
+        Box::new(|stored| fs::remove_file(stored.index().join("conf")).unwrap()),
+    ));
+    cases.push((
+        "maybe: snapshots are missing".to_owned(),
+        Box::new(|stored| {
+            stored
+                .snapshots()
+                .iter()
+                .for_each(|it| fs::remove_file(it).unwrap())
+        }),
+    ));
+    let noise = garbage.slice(..1_000);
+    cases.push((
+        "maybe: snapshots are garbage".to_owned(),
+        Box::new(move |stored| {
+            let of = stored.snapshots();
+            of.iter().for_each(|it| fs::write(it, &noise).unwrap());
+        }),
+    ));
+    cases.push((
+        "maybe: large values are missing".to_owned(),
+        Box::new(|stored| {
+            // Where sled puts them, if it has any.
+            let _ = fs::remove_dir_all(stored.index().join("blobs"));
+        }),
+    ));
+    let older = whole.copied();
+    let reopened = older.open().await;
+    reopened.close().await.unwrap();
+    drop(reopened);
+    let of_older = TempDir::new().unwrap();
+    copy(&whole.index(), of_older.path());
+    cases.push((
+        "swapped with an older copy".to_owned(),
+        Box::new(move |stored| {
+            // The folder has been opened and closed since that copy was made.
+            for name in ["index", "format"] {
+                let (from, to) = (older.dir.path().join(name), stored.dir.path().join(name));
+                if to.is_dir() {
+                    fs::remove_dir_all(&to).unwrap();
+                    fs::create_dir(&to).unwrap();
+                    copy(of_older.path(), &to);
+                } else {
+                    fs::copy(from, to).unwrap();
+                }
+            }
+        }),
+    ));
     cases.push((
         "marked".to_owned(),
         Box::new(|stored| fs::write(stored.dir.path().join("index.suspect"), b"").unwrap()),
@@ -261,17 +324,19 @@ async fn a_damaged_index_is_made_anew() {
         // Damage to what the log of the index does not need, or no longer, is none.
         if let Some(Rebuilt {
             blobs,
+            manifests,
             links,
             set_aside,
             ..
         }) = rebuilt
         {
-            assert_eq!((blobs, links), (BLOBS, LINKS), "{at}");
+            assert_eq!((blobs, manifests, links), (BLOBS, 3, LINKS), "{at}");
             assert!(set_aside.unwrap().is_dir(), "{at}");
         } else {
             assert!(at.starts_with("maybe"), "{at}: not noticed");
         }
         assert_all_there(&store, &stored, &at).await;
+        audit::audit(stored.dir.path(), &store, &at).await;
 
         // The new index is whole: nothing is put right a second time.
         store.close().await.unwrap();
@@ -389,6 +454,110 @@ async fn a_missing_or_short_blob_is_forgotten() {
         let listed: Vec<BlobStat> = store.list().try_collect().await.unwrap();
         assert_eq!(listed.len(), 2, "{at}");
     }
+}
+
+/// Whatever has the place of a blob or a manifest: it is no content, it goes, and nobody waits for
+/// a writer of it.
+#[tokio::test]
+async fn what_is_no_file_is_forgotten() {
+    type Put = fn(&Path);
+    let cases: [(&str, Put); 5] = [
+        ("folder", |path| fs::create_dir(path).unwrap()),
+        ("full folder", |path| {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("file"), b"mine").unwrap();
+        }),
+        ("link", |path| symlink("/etc/passwd", path).unwrap()),
+        ("dangling link", |path| symlink("nowhere", path).unwrap()),
+        ("pipe", |path| {
+            let made = Command::new("mkfifo").arg(path).status();
+            assert!(made.unwrap().success());
+        }),
+    ];
+    let dir = TempDir::new().unwrap();
+    let bytes = sample(500, 1);
+    let json = format!(r#"{{"layers":[{{"digest":"{}"}}]}}"#, digest_of(&bytes));
+    let manifest = Manifest::of_bytes(None, json.into()).unwrap();
+    let digest = manifest.digest();
+    let path = |kind: &str, digest: Digest| {
+        let encoded = digest.encoded();
+        let shelf = dir.path().join(kind).join("sha256");
+        shelf.join(&encoded[..2]).join(&encoded)
+    };
+    for (at, put) in cases {
+        let store = DiskStore::open(dir.path()).await.unwrap();
+        let mut forgotten = 0;
+        for ask_first in ["stat", "open", "peek", "remove", "put"] {
+            let blob = put_blob(&store, &bytes).await.unwrap();
+            let path = path("blobs", blob);
+            fs::remove_file(&path).unwrap();
+            put(&path);
+            match ask_first {
+                "stat" => assert_eq!(store.stat(blob).await.unwrap(), None, "{at}"),
+                "open" => assert_eq!(content(&store, blob).await, None, "{at}"),
+                "peek" => assert!(store.peek_blob(blob).await.unwrap().is_none(), "{at}"),
+                "remove" => assert!(store.remove(blob).await.unwrap(), "{at}"),
+                _ => {
+                    put_blob(&store, &bytes).await.unwrap();
+                    assert_eq!(content(&store, blob).await.as_ref(), Some(&bytes), "{at}");
+                }
+            }
+            forgotten += u64::from(["stat", "open", "peek"].contains(&ask_first));
+            assert_eq!(store.forgotten(), forgotten, "{at}: {ask_first}");
+            audit::audit(dir.path(), &store, at).await;
+        }
+        store.put_manifest(manifest.clone()).await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+
+        let store = DiskStore::open(dir.path()).await.unwrap();
+        fs::remove_file(path("manifests", digest)).unwrap();
+        put(&path("manifests", digest));
+        assert_eq!(store.manifest(digest).await.unwrap(), None, "{at}");
+        assert_eq!(store.forgotten(), 1, "{at}");
+        audit::audit(dir.path(), &store, at).await;
+        store.close().await.unwrap();
+    }
+}
+
+/// What was forgotten is not counted any more, whoever finds it.
+#[tokio::test]
+async fn what_is_damaged_is_not_counted() {
+    let stored = stored().await;
+    let blobs = stored.blobs.iter().map(|(digest, _)| *digest);
+    let blobs: Vec<Digest> = blobs.collect();
+    truncate(&blob_path(&stored, blobs[5]), 1);
+    fs::remove_file(blob_path(&stored, blobs[6])).unwrap();
+    // Of the same size: only whoever hashes it can tell.
+    overwrite(&blob_path(&stored, blobs[7]), 100, b"wrong");
+    let encoded = stored.manifests[0].digest().encoded();
+    let shelf = stored.dir.path().join("manifests/sha256");
+    let manifest = shelf.join(&encoded[..2]).join(&encoded);
+    truncate(&manifest, 20);
+    let store = stored.open().await;
+    let before = store.usage().await.unwrap();
+    assert_eq!(before.blobs, BLOBS);
+    for digest in &blobs {
+        let peeked = store.peek_blob(*digest).await.unwrap();
+        let Some(peeked) = peeked else {
+            continue;
+        };
+        let bytes = peeked.reader.read_at(0, usize::MAX).await.unwrap();
+        assert_eq!(bytes.len() as u64, peeked.size);
+        if *digest == blobs[7] {
+            // As whoever verifies does.
+            assert!(store.remove(*digest).await.unwrap());
+        }
+    }
+    let manifests = store.manifests(None, 10).await.unwrap();
+    assert_eq!(manifests.len(), 3);
+    for digest in manifests {
+        store.peek_manifest(digest).await.unwrap();
+    }
+    assert_eq!(store.forgotten(), 3);
+    let usage = store.usage().await.unwrap();
+    assert_eq!((usage.blobs, usage.manifests), (BLOBS - 3, 2));
+    audit::audit(stored.dir.path(), &store, "forgotten").await;
 }
 
 #[tokio::test]
