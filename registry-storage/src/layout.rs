@@ -61,6 +61,10 @@ impl Layout {
         self.root.join("partial")
     }
 
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+
     /// The folder of the marks of manifests that are not settled.
     pub(crate) fn unsettled(&self) -> PathBuf {
         self.root.join("unsettled")

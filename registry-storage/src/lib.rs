@@ -21,18 +21,44 @@
 //! |---|---|
 //! | `format` | the version of the folder, read before anything is opened; and its epoch, see below |
 //! | `lock` | locked by the one process that owns the folder; holds its pid |
-//! | `index/` | sled: rows of blobs, intents, tags, links, referrers, access times (the keys are documented in `index/keys.rs`) |
+//! | `index/` | sled: rows of what is kept, of names for it, and of what follows from these (the keys are documented in `index/keys.rs`) |
 //! | `blobs/sha256/ab/abcd…` | committed blobs |
 //! | `manifests/sha256/ab/abcd…` | manifests: a line with the media type, then their bytes |
 //! | `manifests/sha256/ab/abcd….origins` | the origins that the manifest is linked in, one a line |
+//! | `pins` | the pins, one a line, with when each was made |
+//! | `unsettled/sha256-abcd…` | empty: the files of this manifest and its row may not agree, should the process die now |
 //! | `partial/sha256-abcd….x1Y2z3` | a blob being written, or left unfinished |
 //! | `partial/sha256-abcd….x1Y2z3.checkpoint` | how many bytes of it a later sink may go on after |
 //! | `partial/fill-…` | a small file on its way to its place; swept at start |
 //! | `index.suspect` | there where damage to the index was met while it was in use |
 //! | `index.damaged-…` | a damaged index that was set aside; the last two are kept |
 //!
-//! Nothing at start takes longer where more is stored, except a rebuild of the index; what is in
-//! `partial/` is looked at, file by file, and there are few.
+//! Nothing at start takes longer where more is stored, except a rebuild of the index, and once the
+//! upgrade of a folder of an earlier version; what is in `partial/` and `unsettled/` is looked at,
+//! file by file, and there are few.
+//!
+//! # The books
+//!
+//! What is kept has a row: what it takes in files, when it was last used, its place in the order of
+//! units, where it came from. From these rows follow the order, the sums, and who names what; from
+//! links and tags, where something is linked and tagged. What follows is written in one change with
+//! what it follows from, so the two agree after any crash, and the sums are exact without a look at
+//! everything (ADR 13).
+//!
+//! What a crash can part is files and rows. For blobs and manifests the tables below tell how that
+//! is put right; the sums are then those of the files, to the byte. `remove_unused` looks and
+//! removes the row under the lock under which manifests are admitted, so none that names the blob
+//! comes in between:
+//!
+//! | Crash after | On the disk | The next start |
+//! |---|---|---|
+//! | `remove_unused`: the row, not flushed | file, row | as if it had not begun |
+//! | … flushed, and further | as for a removal, below | the blob is absent |
+//! | `forget`: removing the list of origins, synced | rows | links as before; a loss of the index would lose them |
+//! | … removing rows, not flushed | rows, or some of them | links of which some may be gone: one HEAD each |
+//! | … flushed | no rows | forgotten |
+//! | postponing, noting, an access, not flushed | the row as it was | the unit is where it was before |
+//! | writing down a removal, not flushed | | it is not told |
 //!
 //! # A blob's life, and what a crash leaves of it
 //!
@@ -88,10 +114,29 @@
 //!
 //! # Manifests
 //!
-//! Manifests have no row. They are small enough to be hashed whenever they are read from the disk,
-//! so a file proves itself: whatever a crash or a power cut leaves of it, it is whole or it is
-//! absent. That costs no sync while an image is being pulled, and they survive the loss of the
-//! index with their media types (I9, I10). Those asked for lately are kept in memory, verified.
+//! Manifests are small enough to be hashed whenever they are read from the disk, so a file proves
+//! itself: whatever a crash or a power cut leaves of it, it is whole or it is absent. That costs no
+//! sync while an image is being pulled, and they survive the loss of the index with their media
+//! types (I9, I10). Those asked for lately are kept in memory, verified.
+//!
+//! Their rows follow their files. Before either changes, a mark is made; it is removed when both are
+//! on the disk, which is seen to in the background. A start makes the row of every manifest that is
+//! marked what its files are:
+//!
+//! | Crash after | On the disk | The next start | The manifest is |
+//! |---|---|---|---|
+//! | marking | mark | removes the mark | absent |
+//! | writing the file | mark, `partial/fill-…` | the same, and sweeps the file | absent |
+//! | renaming the file | mark, file | writes the row | there |
+//! | … and the power was cut | mark, perhaps the file, perhaps torn | writes the row, or removes what is torn | there or absent |
+//! | recording the row | mark, file, perhaps the row | the same | there |
+//! | listing an origin, withdrawing one | mark, file, row of before | corrects the row | there |
+//! | removal: removing the row | mark, file, perhaps the row | writes the row again | there |
+//! | removal: removing list and file | mark, perhaps the row | removes the row | absent |
+//! | settling: syncing all of it | mark, and the two agree | removes the mark | as it was |
+//!
+//! A manifest that has a file and no row, because something else than this crate put it there, is
+//! recorded when it is first asked for; one that has a row and no file is then forgotten.
 //!
 //! # Links
 //!
@@ -112,8 +157,8 @@
 //! So linking costs no sync, and is all or nothing; removing a link is durable when it returns.
 //! Each line carries a proof that it is whole and of this manifest: one that is torn, damaged or
 //! another's is skipped. A list is bounded: a manifest in more origins than some hundred has the
-//! last of them in the index only. It is removed before its manifest is. A manifest that is found
-//! damaged leaves it, since its links stand, and the fetch that heals it heals what they are worth.
+//! last of them in the index only. It is removed before its manifest is, also where that is found
+//! damaged; its links stand, and whoever keeps it again has the origins of these listed again.
 //!
 //! A link of its own that was removed, to a layer say, comes back in a rebuild where a manifest
 //! that names it is linked there still: that alone grants it (I5), before the rebuild and after.
@@ -127,10 +172,14 @@
 //! hashed then, which could take hours, but each before it is first opened: what damaged the index
 //! may have damaged them. Manifests that have origins listed are read, and verified; each is linked
 //! in these again, and all that it names: so whatever was pulled through a manifest is served by
-//! its digest as before, there and nowhere else, without a word upstream. Lost are tags, access
-//! times, and the links that came without a manifest: those cost one HEAD each (I5). So do links
-//! that were made before origins were listed: a folder without lists is as good as any, hence of
-//! the same version. A list beside no sound manifest is removed.
+//! its digest as before, there and nowhere else, without a word upstream. It is charged to the first
+//! of its origins, and the time when its file was written stands for its last access. Lost are tags,
+//! the journal, and the links that came without a manifest: those cost one HEAD each (I5). So
+//! do links that were made before origins were listed. A list beside no sound manifest is removed.
+//!
+//! A folder of format 1 has an index without the books: they are made when it is opened, of its rows
+//! and the files ([`Upgraded`]), some seconds for each 100,000 rows. Until all of them are there it
+//! stays a folder of format 1, and the next start begins again.
 //!
 //! A blob whose row alone was lost is found by its file when it is asked for, and proven in the
 //! same way.

@@ -170,19 +170,18 @@ impl InventoryStore for DiskStore {
 
 impl JournalStore for DiskStore {
     fn put_pin(&self, pin: Pin, since: Timestamp) -> BoxFuture<'_, Result<bool, StoreError>> {
-        let put = move |folder: &Folder| folder.index.put_pin(&pin, since);
+        let put = move |folder: &Folder| folder.put_pin(&pin, since);
         Box::pin(self.shared.blocking(StoreOperation::Index, put))
     }
 
     fn remove_pin<'a>(&'a self, pin: &'a Pin) -> BoxFuture<'a, Result<bool, StoreError>> {
         let pin = pin.clone();
-        let remove = move |folder: &Folder| folder.index.remove_pin(&pin);
+        let remove = move |folder: &Folder| folder.remove_pin(&pin);
         Box::pin(self.shared.blocking(StoreOperation::Index, remove))
     }
 
     fn pins(&self) -> BoxFuture<'_, Result<Vec<(Pin, Timestamp)>, StoreError>> {
-        let pins = |folder: &Folder| folder.index.pins();
-        Box::pin(self.shared.blocking(StoreOperation::List, pins))
+        Box::pin(self.shared.blocking(StoreOperation::List, Folder::pins))
     }
 
     fn put_removal(&self, removal: Removal) -> BoxFuture<'_, Result<(), StoreError>> {

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use registry_core::testing::content::{digest_of, put_blob, put_blob_as, read_body, sample};
 use registry_core::{
-    Algorithm, BlobStat, BlobStore as _, Digest, InventoryStore as _, Link, LinkStore as _,
-    LinkTarget, Manifest, ManifestStore as _, MediaType, Origin, Repository, UpstreamId,
+    Algorithm, BlobStat, BlobStore as _, Digest, InventoryStore as _, JournalStore as _, Link,
+    LinkStore as _, LinkTarget, Manifest, ManifestStore as _, MediaType, Origin, Pin, Repository,
+    Timestamp, UpstreamId,
 };
 use registry_storage::{DiskStore, Rebuilt};
 use tempfile::TempDir;
@@ -354,6 +355,29 @@ async fn a_missing_index_is_made_anew() {
     let rebuilt = store.recovery().rebuilt.clone().unwrap();
     assert_eq!((rebuilt.blobs, rebuilt.set_aside), (BLOBS, None));
     assert_all_there(&store, &stored, "missing").await;
+}
+
+/// Pins are what people decided: they do not go with the index.
+#[tokio::test]
+async fn pins_outlive_a_loss_of_the_index() {
+    let stored = stored().await;
+    let store = stored.open().await;
+    let pin = |text| Pin::parse(text).unwrap();
+    let since = Timestamp::from_millis(7);
+    for text in ["ghcr.io/org/app:1", "ghcr.io/org/*", "ghcr.io/org/gone:1"] {
+        assert!(store.put_pin(pin(text), since).await.unwrap());
+    }
+    let removed = store.remove_pin(&pin("ghcr.io/org/gone:1")).await;
+    assert!(removed.unwrap());
+    store.close().await.unwrap();
+    fs::remove_dir_all(stored.index()).unwrap();
+    let mut file = fs::read(stored.dir.path().join("pins")).unwrap();
+    file.extend_from_slice(b"7 \xff\nno pin\n");
+    fs::write(stored.dir.path().join("pins"), file).unwrap();
+    let store = stored.open().await;
+    assert!(store.recovery().rebuilt.is_some());
+    let pins = ["ghcr.io/org/app:1", "ghcr.io/org/*"].map(|text| (pin(text), since));
+    assert_eq!(store.pins().await.unwrap(), pins);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod manifests;
 mod marks;
 mod open;
 mod partials;
+mod pins;
 mod repair;
 mod sidecar;
 mod unfinished;
@@ -47,6 +48,8 @@ pub(crate) struct Folder {
     turns: Vec<Mutex<()>>,
     manifests: manifests::Hot,
     marks: marks::Marks,
+    /// Held while pins are read to be changed, and written.
+    pinning: Mutex<()>,
     forgotten: AtomicU64,
     epoch: u64,
     steps: Probe,

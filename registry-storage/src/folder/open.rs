@@ -4,8 +4,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use registry_core::StoreError;
 
@@ -86,6 +86,7 @@ impl Folder {
             turns: turns(),
             manifests: manifests::hot(options.manifest_cache_bytes),
             marks: Marks::default(),
+            pinning: Mutex::default(),
             forgotten: AtomicU64::new(0),
             steps: options.steps.clone(),
             layout,

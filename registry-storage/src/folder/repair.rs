@@ -15,7 +15,8 @@ use crate::index::{Identity, Index};
 use crate::layout::{self, Layout, sync_folder};
 use crate::options::{DAMAGED_KEPT_MAX, DiskOptions};
 
-/// How the index was made anew. What only the index knows is lost: tags, access times, and links
+/// How the index was made anew. What only the index knows is lost: tags, access times (those of
+/// the files stand for them), and links
 /// that came without a manifest, which cost one HEAD upstream each (I5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -104,8 +105,8 @@ pub(super) fn open_index(
         set_aside = set_aside
             .as_ref()
             .map(|path| tracing::field::display(path.display())),
-        "the index was made anew from the files: tags, pins, access times and links that came \
-         without a manifest are lost"
+        "the index was made anew from the files: tags and links that came without a manifest are \
+         lost"
     );
     let rebuilt = Rebuilt {
         cause,

@@ -1,6 +1,6 @@
-//! Pins and removals.
+//! Removals.
 
-use registry_core::{LinkTarget, Origin, Pin, Removal, RemovalReason, StoreError, Tag, Timestamp};
+use registry_core::{LinkTarget, Origin, Removal, RemovalReason, StoreError, Tag, Timestamp};
 
 use super::Index;
 use super::keys;
@@ -8,40 +8,6 @@ use super::tables::{Change, Table};
 use crate::options::REMOVALS_MAX;
 
 impl Index {
-    /// Records a pin, durably; whether it is new.
-    pub(crate) fn put_pin(&self, pin: &Pin, since: Timestamp) -> Result<bool, StoreError> {
-        let key = pin.to_string().into_bytes();
-        let former = self.write(|trees| {
-            let value = since.as_millis().to_be_bytes();
-            trees.of(Table::Pins).insert(key, &value)
-        })?;
-        self.flush()?;
-        Ok(former.is_none())
-    }
-
-    /// Removes a pin, durably; whether it was there.
-    pub(crate) fn remove_pin(&self, pin: &Pin) -> Result<bool, StoreError> {
-        let removed = self.write(|trees| trees.of(Table::Pins).remove(pin.to_string()))?;
-        self.flush()?;
-        Ok(removed.is_some())
-    }
-
-    pub(crate) fn pins(&self) -> Result<Vec<(Pin, Timestamp)>, StoreError> {
-        let mut pins = self.read(|trees| {
-            let mut pins = Vec::new();
-            for row in trees.of(Table::Pins).iter() {
-                let (key, value) = row?;
-                let text = std::str::from_utf8(&key).ok();
-                let pin = text.and_then(|text| Pin::parse(text).ok());
-                let since = keys::u64_of(&value).map(Timestamp::from_millis);
-                pins.extend(pin.zip(since));
-            }
-            Ok(pins)
-        })?;
-        pins.sort();
-        Ok(pins)
-    }
-
     /// Writes down a removal, in place of the oldest where there are [`REMOVALS_MAX`].
     pub(crate) fn put_removal(&self, removal: &Removal) -> Result<(), StoreError> {
         let _books = self.hold_books();

@@ -11,7 +11,6 @@
 //! | `links` | *origin* *target* | nothing, or size, 8 bytes |
 //! | `referrers` | *origin* *digest* of the subject | time of validation, 8 bytes; 0 none, 1 list; the list, as an index in JSON |
 //! | `content` | *target* | of what is kept: bytes, last access, place in the order, where it came from (`content.rs`) |
-//! | `pins` | the pin as text | since when, 8 bytes |
 //! | `removals` | number of the entry, 8 bytes | the entry (`journal.rs`) |
 //!
 //! What follows is derived from these and from the files, written in one change with them, and can

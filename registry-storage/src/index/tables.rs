@@ -24,13 +24,12 @@ pub(crate) enum Table {
     TaggedAs,
     ReferredIn,
     Sums,
-    Pins,
     Removals,
 }
 
 impl Table {
     /// All of them, in their order.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Blobs,
         Self::Intents,
         Self::Tags,
@@ -45,7 +44,6 @@ impl Table {
         Self::TaggedAs,
         Self::ReferredIn,
         Self::Sums,
-        Self::Pins,
         Self::Removals,
     ];
 
@@ -77,7 +75,6 @@ impl Table {
             Self::TaggedAs => "tagged-as",
             Self::ReferredIn => "referred-in",
             Self::Sums => "sums",
-            Self::Pins => "pins",
             Self::Removals => "removals",
         }
     }
