@@ -4,22 +4,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod audit;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
+use registry_core::testing::ManualClock;
 use registry_core::testing::content::{digest_of, put_blob, read_body, sample, verified};
 use registry_core::{
-    Algorithm, BlobSink, BlobStat, BlobStore, Digest, Link, LinkTarget, Manifest, MediaType,
-    MemoryStore, Origin, RangeRequest, Referrers, ReferrersRecord, Repository, Stores, Tag,
-    TagRecord, Timestamp, UpstreamId,
+    Algorithm, BlobSink, BlobStat, BlobStore, Digest, InventoryStore, Link, LinkTarget, Manifest,
+    MediaType, MemoryStore, Origin, RangeRequest, Referrers, ReferrersRecord, Repository, Stores,
+    Tag, TagRecord, Timestamp, UpstreamId,
 };
-use registry_storage::{DiskStore, OpenError};
+use registry_storage::{DiskOptions, DiskStore, OpenError};
 use tempfile::TempDir;
 
 /// A call; the numbers choose among few names, so that calls are about the same things.
@@ -52,6 +56,11 @@ enum Call {
     /// Links a manifest and all that it names, as a pull does.
     Grant(u8, u8),
     Origins(Option<u8>, Option<u8>, usize),
+    /// What is told of all that is kept.
+    Told,
+    Postpone(u8),
+    Forget(u8),
+    RemoveUnused(u8),
     Close,
     Drop,
     LoseIndex,
@@ -97,6 +106,10 @@ fn call() -> impl Strategy<Value = Call> {
         3 => (few(), to()).prop_map(|(at, to)| Call::Unlink(at, to)),
         2 => (proptest::option::of(few()), proptest::option::of(few()), 0..4_usize)
             .prop_map(|(upstream, after, limit)| Call::Origins(upstream, after, limit)),
+        6 => Just(Call::Told),
+        2 => to().prop_map(Call::Postpone),
+        2 => to().prop_map(Call::Forget),
+        3 => few().prop_map(Call::RemoveUnused),
         2 => Just(Call::Close),
         1 => Just(Call::Drop),
         2 => Just(Call::LoseIndex),
@@ -312,7 +325,43 @@ async fn answer(stores: &Stores, call: &Call) -> String {
                 links.origins(of.as_ref(), after.as_ref(), *limit).await
             )
         }
+        Call::Told | Call::Postpone(_) | Call::Forget(_) | Call::RemoveUnused(_) => {
+            unreachable!("a call to the upkeep")
+        }
         Call::Close | Call::Drop | Call::LoseIndex => unreachable!("not a call to the stores"),
+    }
+}
+
+/// What a call to the upkeep gives, as text: what follows from content is asked of one store, and
+/// what follows from names of the other.
+async fn told(content: &impl InventoryStore, names: &impl InventoryStore, call: &Call) -> String {
+    match call {
+        Call::Told => {
+            let usage = content.usage().await.unwrap();
+            let units = content.coldest(None, None, usize::MAX).await.unwrap();
+            let units: Vec<_> = units.iter().map(|unit| unit.position).collect();
+            let mut told = format!("{} {} {units:?}", usage.blobs, usage.manifests);
+            for target in (0..TARGETS).map(target) {
+                let mut named = content.named_by(target, 10).await.unwrap();
+                named.sort();
+                let linked = names.linked_in(target, None, 10).await.unwrap();
+                let record = content.record(target).await.unwrap();
+                let accessed = record.map(|record| record.accessed_at);
+                told += &format!(" {named:?} {linked:?} {accessed:?}");
+            }
+            for n in 0..4 {
+                let tags = names.tagged_as(digest_of(&[n]), 20).await.unwrap();
+                told += &format!(" {tags:?}");
+            }
+            told
+        }
+        Call::Postpone(n) => {
+            let until = Timestamp::from_millis(u64::MAX / 2 + u64::from(*n));
+            format!("{:?}", content.postpone(target(*n), until).await)
+        }
+        Call::Forget(n) => format!("{:?}", names.forget(target(*n)).await),
+        Call::RemoveUnused(n) => format!("{:?}", content.remove_unused(digest_of(&blob(*n))).await),
+        _ => unreachable!("a call to the stores"),
     }
 }
 
@@ -342,9 +391,9 @@ struct Model {
 }
 
 impl Model {
-    fn new() -> Self {
+    fn new(clock: &Arc<ManualClock>) -> Self {
         Self {
-            content: Arc::default(),
+            content: Arc::new(MemoryStore::with(Arc::clone(clock) as _, None)),
             index: Arc::default(),
             listed: BTreeSet::new(),
         }
@@ -377,16 +426,17 @@ impl Model {
                 self.listed.remove(&(*to, *at));
             }
             Call::RemoveManifest(n) => self.listed.retain(|(listed, _)| listed != n),
+            Call::Forget(n) if *n < 4 => self.listed.retain(|(listed, _)| listed != n),
             _ => {}
         }
     }
 
     /// Lists a manifest that is kept, if all of it is linked.
     async fn list(&mut self, n: u8, at: u8) {
-        let Stores {
-            manifests, links, ..
-        } = self.stores();
-        let Some(manifest) = manifests.manifest(manifest(n, 0).digest()).await.unwrap() else {
+        let links = self.stores().links;
+        // Not as an access.
+        let kept = self.content.peek_manifest(manifest(n, 0).digest()).await;
+        let Some(manifest) = kept.unwrap() else {
             return;
         };
         for link in links_of(&manifest) {
@@ -429,9 +479,11 @@ impl Model {
 }
 
 /// What the drop of a sink has left to do may take a moment, where nobody has waited for it.
-async fn reopen(dir: &Path) -> DiskStore {
+async fn reopen(dir: &Path, clock: &Arc<ManualClock>) -> DiskStore {
     loop {
-        match DiskStore::open(dir).await {
+        let mut options = DiskOptions::default();
+        options.clock = Arc::clone(clock) as _;
+        match DiskStore::open_with(dir, options).await {
             Err(OpenError::InUse { .. }) => tokio::task::yield_now().await,
             opened => return opened.unwrap(),
         }
@@ -439,14 +491,27 @@ async fn reopen(dir: &Path) -> DiskStore {
 }
 
 async fn run(dir: &Path, calls: &[Call]) -> TestCaseResult {
-    let mut model = Model::new();
-    let mut disk = Arc::new(DiskStore::open(dir).await.unwrap());
+    let clock = Arc::new(ManualClock::default());
+    let mut model = Model::new(&clock);
+    let mut disk = Arc::new(reopen(dir, &clock).await);
+    // Until an index is lost, or the last access times with a process.
+    let mut knows_times = true;
     for (n, call) in calls.iter().enumerate() {
+        clock.advance(Duration::from_secs(1));
         let mut restored = None;
         match call {
+            Call::Told if !knows_times => continue,
+            Call::Told | Call::Postpone(_) | Call::Forget(_) | Call::RemoveUnused(_) => {
+                let on_disk = told(&*disk, &*disk, call).await;
+                let in_memory = told(&*model.content, &*model.index, call).await;
+                model.note(call).await;
+                prop_assert_eq!(on_disk, in_memory, "call {}: {:?}", n, call);
+                continue;
+            }
             Call::Close => disk.close().await.unwrap(),
-            Call::Drop => {}
+            Call::Drop => knows_times = false,
             Call::LoseIndex => {
+                knows_times = false;
                 disk.close().await.unwrap();
                 std::fs::remove_dir_all(dir.join("index")).unwrap();
                 restored = Some(model.lose_index().await);
@@ -460,13 +525,14 @@ async fn run(dir: &Path, calls: &[Call]) -> TestCaseResult {
             }
         }
         drop(disk);
-        disk = Arc::new(reopen(dir).await);
+        disk = Arc::new(reopen(dir, &clock).await);
         let recovery = disk.recovery();
         prop_assert_eq!((recovery.partial_swept, recovery.intents_settled), (0, 0));
         let rebuilt = recovery.rebuilt.as_ref().map(|rebuilt| rebuilt.links);
         prop_assert_eq!(rebuilt, restored, "call {}: {:?}", n, call);
     }
     prop_assert_eq!(disk.forgotten(), 0);
+    audit::audit(dir, &disk, "at the end").await;
     disk.close().await.unwrap();
     Ok(())
 }
