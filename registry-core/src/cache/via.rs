@@ -64,7 +64,9 @@ impl RegistryCache {
     ///
     /// An upstream is the same as before if it is the same value: of any other, what was said not to
     /// be there, and that it kept everybody waiting, is forgotten. How it is treated may change all
-    /// the same.
+    /// the same, and what is kept is looked at anew under its limits.
+    ///
+    /// Has to be called within a Tokio runtime.
     pub fn set_upstreams(&self, upstreams: Upstreams) {
         let upstreams = Arc::new(upstreams);
         let before = {
@@ -82,7 +84,7 @@ impl RegistryCache {
         for id in before.ids().filter(|id| changed(id)) {
             self.inner.outages.forget(id);
         }
-        self.inner.limits_changed();
+        self.inner.reconsider();
     }
 }
 

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
 use super::decision::{Protection, Purpose, Verdict, decide};
+use super::quota::has_quota;
 use super::removal::Freed;
-use super::unit::Examiner;
+use super::unit::{Examiner, retention_of};
 use crate::cache::{CacheError, Inner, RegistryCache};
 use crate::{
     Digest, Origin, Position, Progress, Removal, RemovalReason, Retention, StoreError,
-    StoreOperation, Timestamp, Unit, Upkeep,
+    StoreOperation, Timestamp, Unit, Upkeep, Upstreams,
 };
 
 /// What is to be evicted on demand.
@@ -71,7 +72,7 @@ impl RegistryCache {
                 Some(turn.map_err(|_| CacheError::Closed)?)
             }
         };
-        let mut sweep = Sweep::new(cache, upkeep).await?;
+        let mut sweep = Sweep::new(cache, upkeep);
         sweep.progress = Some(progress);
         sweep.is_dry = request.dry_run;
         sweep.age().await?;
@@ -110,7 +111,7 @@ impl Inner {
         if self.stores.upkeep.is_none() {
             return;
         }
-        let is_limited = self.has_quota(origin);
+        let is_limited = has_quota(&self.upstreams(), origin);
         if is_limited {
             let charged = origin.upstream().clone();
             self.upkeep.notes().charged.insert(charged);
@@ -147,14 +148,14 @@ impl Inner {
 
     /// Evicts what has to go; whether there was more than could.
     async fn evict(&self, upkeep: &Upkeep, is_time: bool) -> Result<bool, StoreError> {
-        let mut sweep = Sweep::new(self, upkeep).await?;
+        let mut sweep = Sweep::new(self, upkeep);
         // First, since somebody may wait for it.
         let is_short = sweep.make_room(Goal::Budget).await?;
         if is_time || std::mem::take(&mut self.upkeep.notes().is_due) {
             sweep.age().await?;
         }
         let charged = match is_time {
-            true => self.upstreams().ids().cloned().collect(),
+            true => sweep.upstreams.ids().cloned().collect(),
             false => std::mem::take(&mut self.upkeep.notes().charged),
         };
         for upstream in charged {
@@ -172,6 +173,17 @@ impl Inner {
     }
 }
 
+/// That the task runs; however it ends, another may be begun.
+struct Begun(Weak<Inner>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Some(cache) = self.0.upgrade() {
+            cache.upkeep.notes().begun = false;
+        }
+    }
+}
+
 /// The task that evicts.
 async fn keep_within_bounds(
     cache: Weak<Inner>,
@@ -179,6 +191,7 @@ async fn keep_within_bounds(
     every: Duration,
     leaving: CancellationToken,
 ) {
+    let _begun = Begun(Weak::clone(&cache));
     loop {
         let is_time = tokio::select! {
             () = leaving.cancelled() => break,
@@ -210,6 +223,8 @@ pub(super) struct Sweep<'a> {
     pub(super) cache: &'a Inner,
     pub(super) upkeep: &'a Upkeep,
     pub(super) retention: Arc<Retention>,
+    /// As they were when it began.
+    pub(super) upstreams: Arc<Upstreams>,
     pub(super) now: Timestamp,
     examiner: Examiner<'a>,
     progress: Option<&'a Progress>,
@@ -222,20 +237,22 @@ pub(super) struct Sweep<'a> {
 }
 
 impl<'a> Sweep<'a> {
-    async fn new(cache: &'a Inner, upkeep: &'a Upkeep) -> Result<Self, StoreError> {
+    fn new(cache: &'a Inner, upkeep: &'a Upkeep) -> Self {
         let retention = cache.upkeep.retention();
-        Ok(Self {
+        let upstreams = cache.upstreams();
+        Self {
             cache,
             upkeep,
-            examiner: Examiner::new(cache, upkeep, &retention).await?,
+            examiner: Examiner::new(cache, upkeep, &retention, &upstreams),
             retention,
+            upstreams,
             now: cache.now(),
             progress: None,
             is_dry: false,
             gone: BTreeSet::new(),
             stayed: 0,
             collected: Collected::default(),
-        })
+        }
     }
 
     fn finish(self) -> Collected {
@@ -421,7 +438,7 @@ impl<'a> Sweep<'a> {
             }
         }
         for origin in self.origins_with_an_age().await? {
-            let (_, idle_max) = self.cache.retention_of(&origin);
+            let (_, idle_max) = retention_of(&self.upstreams, &origin);
             let (now, idle_max) = (self.now, idle_max.unwrap_or(Duration::MAX));
             let is_young = |unit: &Unit| now.since(unit.position.at) < idle_max;
             self.age_until(Order::of(&origin), is_young).await?;
@@ -450,9 +467,8 @@ impl<'a> Sweep<'a> {
     /// The origins that something is charged to, and that have an age limit of their own.
     async fn origins_with_an_age(&self) -> Result<Vec<Origin>, StoreError> {
         let mut aging = Vec::new();
-        let upstreams = self.cache.upstreams();
-        for upstream in upstreams.ids() {
-            let Some(entry) = upstreams.get(upstream) else {
+        for upstream in self.upstreams.ids() {
+            let Some(entry) = self.upstreams.get(upstream) else {
                 continue;
             };
             let mut rules = entry.repositories.iter().map(|rule| &rule.retention);
@@ -462,7 +478,7 @@ impl<'a> Sweep<'a> {
                 continue;
             }
             for (origin, _) in self.charges(upstream).await? {
-                let (exempt, idle_max) = self.cache.retention_of(&origin);
+                let (exempt, idle_max) = retention_of(&self.upstreams, &origin);
                 if !exempt && idle_max.is_some() && idle_max != self.retention.idle_max {
                     aging.push(origin);
                 }

@@ -196,9 +196,8 @@ impl Inner {
             }
         }
         deleted.bytes += bytes;
-        let removal = upkeep.journal.put_removal(Removal { bytes, ..removal });
-        // It is gone, whether or not that can be written down.
-        let _ = self.store(StoreOperation::Index, removal).await;
+        let removal = Removal { bytes, ..removal };
+        self.note_removal(upkeep, &removal).await;
         Ok(())
     }
 

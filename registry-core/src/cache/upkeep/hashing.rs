@@ -276,9 +276,7 @@ impl<'a> Verifier<'a> {
         let damaged = &self.cache.verifications.damaged;
         damaged.fetch_add(1, Ordering::Relaxed);
         self.find(target, Flaw::Damaged);
-        let removal = self.upkeep.journal.put_removal(removal);
-        // It is gone, whether or not that can be written down.
-        let _ = self.cache.store(StoreOperation::Index, removal).await;
+        self.cache.note_removal(self.upkeep, &removal).await;
         Ok(())
     }
 

@@ -141,8 +141,7 @@ impl RegistryCache {
         let upkeep = &self.inner.upkeep;
         let slot = upkeep.retention.lock();
         *slot.unwrap_or_else(PoisonError::into_inner) = Arc::new(retention);
-        self.inner.limits_changed();
-        self.inner.wake_collector();
+        self.inner.reconsider();
     }
 
     /// How content is kept.
@@ -195,14 +194,15 @@ impl RegistryCache {
 }
 
 impl Inner {
-    /// What was within the limits need not be so any more: the next sweep looks at all of it.
-    pub(in crate::cache) fn limits_changed(&self) {
+    /// The limits have changed: what is kept is looked at anew.
+    pub(super) fn reconsider(self: &Arc<Self>) {
+        let upstreams = self.upstreams();
         let mut notes = self.upkeep.notes();
         notes.aged = None;
         notes.is_due = true;
-        notes.charged = self.upstreams().ids().cloned().collect();
+        notes.charged = upstreams.ids().cloned().collect();
         drop(notes);
-        self.upkeep.collector.wake.notify_one();
+        self.wake_collector();
     }
 
     /// What tells of the content that is kept.

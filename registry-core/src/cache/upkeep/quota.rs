@@ -4,13 +4,14 @@
 //! the same limit. Only the limit of all is hard.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::budget::percent;
 use super::collect::{Order, Sweep};
 use super::decision::Purpose;
-use crate::cache::Inner;
 use crate::{
     Charge, Origin, RemovalReason, StoreError, StoreOperation, Unit, UpstreamEntry, UpstreamId,
+    Upstreams,
 };
 
 /// What a limit is for: all of an upstream, or what a rule of it stands for.
@@ -33,23 +34,20 @@ impl Scope {
     }
 }
 
-impl Inner {
-    /// Whether what is kept of this origin counts towards a limit of its own.
-    pub(super) fn has_quota(&self, origin: &Origin) -> bool {
-        let upstreams = self.upstreams();
-        let Some(entry) = upstreams.get(origin.upstream()) else {
-            return false;
-        };
-        let rule = entry.rule(origin.repository());
-        entry.retention.bytes_max.is_some()
-            || rule.is_some_and(|rule| rule.retention.bytes_max.is_some())
-    }
+/// Whether what is kept of this origin counts towards a limit of its own.
+pub(super) fn has_quota(upstreams: &Upstreams, origin: &Origin) -> bool {
+    let Some(entry) = upstreams.get(origin.upstream()) else {
+        return false;
+    };
+    let rule = entry.rule(origin.repository());
+    entry.retention.bytes_max.is_some()
+        || rule.is_some_and(|rule| rule.retention.bytes_max.is_some())
 }
 
 impl Sweep<'_> {
     /// Keeps every upstream within its limits.
     pub(super) async fn all_quotas(&mut self) -> Result<(), StoreError> {
-        let upstreams: Vec<UpstreamId> = self.cache.upstreams().ids().cloned().collect();
+        let upstreams: Vec<UpstreamId> = self.upstreams.ids().cloned().collect();
         for upstream in upstreams {
             self.quotas(&upstream).await?;
         }
@@ -58,8 +56,7 @@ impl Sweep<'_> {
 
     /// Keeps an upstream within its limits, and its repositories within theirs.
     pub(super) async fn quotas(&mut self, upstream: &UpstreamId) -> Result<(), StoreError> {
-        let cache = self.cache;
-        let upstreams = cache.upstreams();
+        let upstreams = Arc::clone(&self.upstreams);
         let Some(entry) = upstreams.get(upstream) else {
             return Ok(());
         };

@@ -166,9 +166,8 @@ impl Inner {
         Ok(true)
     }
 
-    /// Writes a removal down, and counts it. Without the line, nobody can tell why it went: no
-    /// reason to stop.
-    async fn note_removal(&self, upkeep: &Upkeep, removal: &Removal) {
+    /// Counts a removal, and writes it down. It is gone, whether or not that can be written.
+    pub(super) async fn note_removal(&self, upkeep: &Upkeep, removal: &Removal) {
         self.upkeep.counts.removed(removal.reason, removal.bytes);
         tracing::debug!(
             target = ?removal.target,

@@ -3,21 +3,26 @@
 //! What it costs to find out depends on the unit, and never on how much is kept.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::OnceCell;
 
 use super::decision::Facts;
 use super::pins::Pins;
 use crate::cache::Inner;
 use crate::{
     ContentRecord, Digest, LinkTarget, Manifest, Origin, Retention, StoreError, StoreOperation,
-    Timestamp, Unit, Upkeep,
+    Timestamp, Unit, Upkeep, Upstreams,
 };
 
 /// Looks at units, while something is evicted.
 pub(super) struct Examiner<'a> {
     cache: &'a Inner,
     upkeep: &'a Upkeep,
-    pins: Pins,
+    /// Looked up when something is about to go.
+    pins: OnceCell<Pins>,
+    upstreams: Arc<Upstreams>,
     idle_max: Option<Duration>,
     /// Some origins have rules of their own.
     has_rules: bool,
@@ -32,12 +37,12 @@ pub(super) struct Examined {
 }
 
 impl<'a> Examiner<'a> {
-    pub(super) async fn new(
+    pub(super) fn new(
         cache: &'a Inner,
         upkeep: &'a Upkeep,
         retention: &Retention,
-    ) -> Result<Self, StoreError> {
-        let upstreams = cache.upstreams();
+        upstreams: &Arc<Upstreams>,
+    ) -> Self {
         let has_rules = upstreams.ids().any(|id| {
             upstreams.get(id).is_some_and(|entry| {
                 let rules = entry.repositories.iter().map(|rule| &rule.retention);
@@ -45,13 +50,14 @@ impl<'a> Examiner<'a> {
                 rules.any(|rule| rule.exempt || rule.idle_max.is_some())
             })
         });
-        Ok(Self {
+        Self {
             cache,
             upkeep,
-            pins: Pins::load(cache, upkeep).await?,
+            pins: OnceCell::new(),
+            upstreams: Arc::clone(upstreams),
             idle_max: retention.idle_max,
             has_rules,
-        })
+        }
     }
 
     /// What is known of a unit; `None` where it is gone, or has become none. `gone` are manifests
@@ -83,7 +89,9 @@ impl<'a> Examiner<'a> {
                     return Ok(None);
                 };
                 own_bytes += self.look_at_image(&manifest, gone, &mut facts).await?;
-                facts.pinned = self.pins.hold(self.cache, self.upkeep, digest).await?;
+                let load = || Pins::load(self.cache, self.upkeep);
+                let pins = self.pins.get_or_try_init(load).await?;
+                facts.pinned = pins.hold(self.cache, self.upkeep, digest).await?;
                 facts.index_used_at = self.index_used_at(digest, facts.place).await?;
             }
         }
@@ -196,7 +204,7 @@ impl<'a> Examiner<'a> {
     }
 
     fn rule(&self, origin: &Origin) -> (bool, Option<Duration>) {
-        let (exempt, idle_max) = self.cache.retention_of(origin);
+        let (exempt, idle_max) = retention_of(&self.upstreams, origin);
         (exempt, idle_max.or(self.idle_max))
     }
 
@@ -216,19 +224,16 @@ impl<'a> Examiner<'a> {
     }
 }
 
-impl Inner {
-    /// Whether a rule exempts what is of this origin, and how long a rule lets it be unused.
-    pub(super) fn retention_of(&self, origin: &Origin) -> (bool, Option<Duration>) {
-        let upstreams = self.upstreams();
-        let Some(entry) = upstreams.get(origin.upstream()) else {
-            return (false, None);
-        };
-        match entry.rule(origin.repository()) {
-            Some(rule) => {
-                let idle_max = rule.retention.idle_max.or(entry.retention.idle_max);
-                (rule.retention.exempt, idle_max)
-            }
-            None => (entry.retention.exempt, entry.retention.idle_max),
+/// Whether a rule exempts what is of this origin, and how long a rule lets it be unused.
+pub(super) fn retention_of(upstreams: &Upstreams, origin: &Origin) -> (bool, Option<Duration>) {
+    let Some(entry) = upstreams.get(origin.upstream()) else {
+        return (false, None);
+    };
+    match entry.rule(origin.repository()) {
+        Some(rule) => {
+            let idle_max = rule.retention.idle_max.or(entry.retention.idle_max);
+            (rule.retention.exempt, idle_max)
         }
+        None => (entry.retention.exempt, entry.retention.idle_max),
     }
 }
