@@ -5,6 +5,7 @@
 mod budgets;
 #[path = "../support/http.rs"]
 mod client;
+mod condition;
 #[path = "../support/errors.rs"]
 mod errors;
 mod failover;
