@@ -73,6 +73,8 @@ async fn an_image_goes_with_all_that_only_it_needs() {
         (removal.bytes, removal.reason),
         (first.bytes - 1_000, RemovalReason::Deleted)
     );
+    let counted = mirror.cache.evictions().of(RemovalReason::Deleted);
+    assert_eq!((counted.count, counted.bytes), (1, first.bytes - 1_000));
     // It is fetched anew, and the layer that stayed is not.
     let before = mirror.one.calls();
     mirror.pull("1").await;

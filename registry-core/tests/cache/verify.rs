@@ -107,6 +107,8 @@ async fn what_is_damaged_is_removed_told_and_fetched_anew() {
         (removal.reason, &removal.origins[..]),
         (RemovalReason::Damaged, &[one()][..])
     );
+    let counted = mirror.cache.evictions().of(RemovalReason::Damaged);
+    assert_eq!((counted.count, counted.bytes), (1, 600_000));
     assert!(!mirror.holds_blob(layer).await);
     // The next pull heals it, at the cost of that one blob and of nothing else.
     let before = mirror.one.calls();

@@ -42,7 +42,8 @@ impl<'a> Bonds<'a> {
         pins.find(|pin| pin.holds_tag(origin, tag))
     }
 
-    /// The pin that holds a manifest: by its digest, by a tag, or by an index that lists it.
+    /// The pin that holds a manifest: by its digest, by a tag, by an index that lists it, or by what
+    /// it is attached to.
     pub(super) async fn pin_of(&self, manifest: Digest) -> Result<Option<Pin>, CacheError> {
         if self.pins.is_empty() {
             return Ok(None);
@@ -55,14 +56,24 @@ impl<'a> Bonds<'a> {
                 if let Some(pin) = self.own_pin(digest).await? {
                     return Ok(Some(pin));
                 }
-                let named_by = self
-                    .named_by(LinkTarget::Manifest(digest), BONDS_MAX)
-                    .await?;
-                above.extend(named_by.into_iter().filter(|by| seen.insert(*by)));
+                let holders = self.holders(digest).await?;
+                above.extend(holders.into_iter().filter(|by| seen.insert(*by)));
             }
             level = above;
         }
         Ok(None)
+    }
+
+    /// What a pin of holds a manifest, too.
+    async fn holders(&self, manifest: Digest) -> Result<Vec<Digest>, CacheError> {
+        let target = LinkTarget::Manifest(manifest);
+        let mut holders = self.named_by(target, BONDS_MAX).await?;
+        let tags = self.tagged_as(manifest, BONDS_MAX).await?;
+        holders.extend(tags.iter().filter_map(|(_, tag)| tag.attached_to()));
+        let peeked = self.inventory().peek_manifest(manifest);
+        let peeked = self.cache.store(StoreOperation::Read, peeked).await?;
+        holders.extend(peeked.and_then(|manifest| manifest.contents().subject));
+        Ok(holders)
     }
 
     async fn own_pin(&self, digest: Digest) -> Result<Option<Pin>, CacheError> {
@@ -93,18 +104,11 @@ impl<'a> Bonds<'a> {
                 .is_needed_beside(LinkTarget::Manifest(*child), &going)
                 .await?
                 || !self.tagged_as(*child, 1).await?.is_empty();
-            if !is_needed && self.own_pin_if_any(*child).await?.is_none() {
+            if !is_needed && self.pin_of(*child).await?.is_none() {
                 going.insert(*child);
             }
         }
         Ok(going)
-    }
-
-    async fn own_pin_if_any(&self, digest: Digest) -> Result<Option<Pin>, CacheError> {
-        if self.pins.is_empty() {
-            return Ok(None);
-        }
-        self.own_pin(digest).await
     }
 
     /// Whether a manifest that is kept names `target`, other than `going`.

@@ -397,6 +397,8 @@ impl<'a> Sweep<'a> {
                 reason,
             },
             charges: unit.origin.iter().map(|of| (of.clone(), bytes)).collect(),
+            tags: 0,
+            blobs: 0,
         }
     }
 

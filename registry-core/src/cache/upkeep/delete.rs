@@ -3,18 +3,12 @@
 //! What is being read stays readable to its end, and a fill under way goes on: it keeps what it
 //! fetches, as a blob that nothing needs.
 
-use std::collections::BTreeSet;
-
 use super::super::{CacheError, Inner, RegistryCache};
 use super::anatomy::Anatomy;
 use super::bonds::{BONDS_MAX, Bonds};
 use crate::{
-    Digest, LinkTarget, Manifest, Origin, Pin, Reference, Removal, RemovalReason, RemovedUnused,
-    StoreOperation, Tag, Upkeep,
+    Digest, LinkTarget, Origin, Pin, Reference, RemovalReason, StoreOperation, Tag, Upkeep,
 };
-
-/// Origins and tags that are written down of one removal.
-const REMOVAL_NAMES_MAX: usize = 8;
 
 /// What was deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,8 +146,14 @@ impl Inner {
         let going = bonds.going_with(root, &children).await?;
         let mut deleted = Deleted::nothing(root);
         for manifest in held.iter().filter(|of| going.contains(of)) {
-            self.delete_manifest(upkeep, bonds, *manifest, &mut deleted)
-                .await?;
+            let target = LinkTarget::Manifest(*manifest);
+            let freed = self.remove_unit(upkeep, target, RemovalReason::Deleted);
+            if let Some(freed) = freed.await? {
+                deleted.tags += freed.tags as u64;
+                deleted.manifests += 1;
+                deleted.blobs += freed.blobs;
+                deleted.bytes += freed.removal.bytes;
+            }
         }
         tracing::info!(
             digest = %root,
@@ -163,62 +163,6 @@ impl Inner {
             "an image was deleted"
         );
         Ok(deleted)
-    }
-
-    async fn delete_manifest(
-        &self,
-        upkeep: &Upkeep,
-        bonds: &Bonds<'_>,
-        digest: Digest,
-        deleted: &mut Deleted,
-    ) -> Result<(), CacheError> {
-        let target = LinkTarget::Manifest(digest);
-        let removal = self.removal(upkeep, bonds, digest).await?;
-        let peeked = upkeep.inventory.peek_manifest(digest);
-        let manifest = self.store(StoreOperation::Read, peeked).await?;
-        let forgotten = upkeep.inventory.forget(target);
-        deleted.tags += self.store(StoreOperation::Remove, forgotten).await? as u64;
-        let removed = self.stores.manifests.remove_manifest(digest);
-        let mut bytes = 0;
-        if self.store(StoreOperation::Remove, removed).await? {
-            deleted.manifests += 1;
-            bytes += removal.bytes;
-        }
-        for blob in manifest.iter().flat_map(blobs_of) {
-            let unused = upkeep.inventory.remove_unused(blob);
-            if let RemovedUnused::Removed(freed) =
-                self.store(StoreOperation::Remove, unused).await?
-            {
-                let forgotten = upkeep.inventory.forget(LinkTarget::Blob(blob));
-                self.store(StoreOperation::Remove, forgotten).await?;
-                deleted.blobs += 1;
-                bytes += freed;
-            }
-        }
-        deleted.bytes += bytes;
-        let removal = Removal { bytes, ..removal };
-        self.note_removal(upkeep, &removal).await;
-        Ok(())
-    }
-
-    /// What is to be written down of a removal, while it is known.
-    async fn removal(
-        &self,
-        upkeep: &Upkeep,
-        bonds: &Bonds<'_>,
-        digest: Digest,
-    ) -> Result<Removal, CacheError> {
-        let target = LinkTarget::Manifest(digest);
-        let record = self.content_record(upkeep, target).await?;
-        Ok(Removal {
-            at: self.now(),
-            target,
-            origins: bonds.linked_in(digest, REMOVAL_NAMES_MAX).await?,
-            tags: bonds.tagged_as(digest, REMOVAL_NAMES_MAX).await?,
-            bytes: record.as_ref().map_or(0, |record| record.bytes),
-            accessed_at: record.and_then(|record| record.accessed_at),
-            reason: RemovalReason::Deleted,
-        })
     }
 }
 
@@ -233,11 +177,4 @@ impl Deleted {
             kept: None,
         }
     }
-}
-
-/// The blobs that a manifest names, each once.
-fn blobs_of(manifest: &Manifest) -> BTreeSet<Digest> {
-    let links = manifest.links().into_iter();
-    let blobs = links.filter(|link| matches!(link.target, LinkTarget::Blob(_)));
-    blobs.map(|link| link.target.digest()).collect()
 }

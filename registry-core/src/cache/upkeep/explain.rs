@@ -235,6 +235,7 @@ impl Inner {
         let record = self.tag_record(origin, tag).await?;
         explanation.last_answer = self.answers.last(origin, tag).or(recorded(record.as_ref()));
         explanation.believed_absent = self.is_absent(&absent);
+        let is_recorded = record.is_some();
         let standby = match self.looked_at(upkeep, record).await? {
             Some(held) => Standby::Held(held),
             None if self.recalls_absent(&absent) => Standby::Absence,
@@ -244,7 +245,14 @@ impl Inner {
         if let (Course::Serve, Standby::Held(held), false) = (course, &standby, policy.frozen) {
             explanation.fresh_until = Some(held.record.validated_at.after(policy.tag_ttl));
         }
-        explanation.condition = self.condition_of(entry, origin, standby.is_nothing());
+        let is_named = policy.frozen && is_recorded && !matches!(standby, Standby::Held(_));
+        explanation.condition = match is_named {
+            // What a frozen tag names is fetched by its digest, and the tag is not asked for.
+            true => entry
+                .upstream
+                .condition(origin.repository(), Asked::Manifest),
+            false => self.condition_of(entry, origin, standby.is_nothing()),
+        };
         let said: Option<Said<Resolved>> = match course {
             Course::Serve => return Ok(NextPull::Hit),
             Course::Believe => Some(Ok(None)),

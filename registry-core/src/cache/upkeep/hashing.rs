@@ -24,9 +24,6 @@ const UNREADABLE_IN_A_ROW_MAX: u64 = 8;
 /// Time that is lost is not made up for by more than this.
 const PACE_SLACK: Duration = Duration::from_secs(1);
 
-/// Origins and tags that are written down of one removal.
-const REMOVAL_NAMES_MAX: usize = 8;
-
 /// One verification.
 pub(super) struct Verifier<'a> {
     cache: &'a Inner,
@@ -257,7 +254,15 @@ impl<'a> Verifier<'a> {
     /// Removes what is damaged; what is not there at all is only counted. Links stay, and tags: by
     /// them it is fetched anew.
     async fn remove(&mut self, target: LinkTarget) -> Result<(), CacheError> {
-        let removal = self.removal(target).await?;
+        let record = self.cache.content_record(self.upkeep, target).await?;
+        let removal = self
+            .cache
+            .obituary(self.upkeep, target, RemovalReason::Damaged);
+        let removal = Removal {
+            bytes: record.as_ref().map_or(0, |record| record.bytes),
+            accessed_at: record.and_then(|record| record.accessed_at),
+            ..removal.await?
+        };
         let stores = &self.cache.stores;
         let removed = match target {
             LinkTarget::Blob(digest) => stores.blobs.remove(digest),
@@ -278,29 +283,6 @@ impl<'a> Verifier<'a> {
         self.find(target, Flaw::Damaged);
         self.cache.note_removal(self.upkeep, &removal).await;
         Ok(())
-    }
-
-    async fn removal(&self, target: LinkTarget) -> Result<Removal, CacheError> {
-        let inventory = &self.upkeep.inventory;
-        let record = self.cache.content_record(self.upkeep, target).await?;
-        let origins = inventory.linked_in(target, None, REMOVAL_NAMES_MAX);
-        let origins = self.cache.store(StoreOperation::Index, origins).await?;
-        let tags = match target {
-            LinkTarget::Blob(_) => Vec::new(),
-            LinkTarget::Manifest(digest) => {
-                let tags = inventory.tagged_as(digest, REMOVAL_NAMES_MAX);
-                self.cache.store(StoreOperation::Index, tags).await?
-            }
-        };
-        Ok(Removal {
-            at: self.cache.now(),
-            target,
-            origins,
-            tags,
-            bytes: record.as_ref().map_or(0, |record| record.bytes),
-            accessed_at: record.and_then(|record| record.accessed_at),
-            reason: RemovalReason::Damaged,
-        })
     }
 
     fn find(&mut self, target: LinkTarget, flaw: Flaw) {

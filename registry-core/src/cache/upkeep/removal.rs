@@ -17,6 +17,10 @@ pub(super) struct Freed {
     pub(super) removal: Removal,
     /// Whom the bytes were charged to.
     pub(super) charges: Vec<(Origin, u64)>,
+    /// Tags that were forgotten.
+    pub(super) tags: usize,
+    /// Blobs that went with a manifest.
+    pub(super) blobs: u64,
 }
 
 impl Freed {
@@ -46,6 +50,8 @@ impl Inner {
         let mut freed = Freed {
             removal: self.obituary(upkeep, target, reason).await?,
             charges: Vec::new(),
+            tags: 0,
+            blobs: 0,
         };
         freed.removal.accessed_at = record.as_ref().and_then(|record| record.accessed_at);
         let rest = match target {
@@ -60,7 +66,7 @@ impl Inner {
                 let manifest = upkeep.inventory.peek_manifest(digest);
                 let manifest = self.store(StoreOperation::Index, manifest).await?;
                 let forget = upkeep.inventory.forget(target);
-                self.store(StoreOperation::Remove, forget).await?;
+                freed.tags = self.store(StoreOperation::Remove, forget).await?;
                 let remove = self.stores.manifests.remove_manifest(digest);
                 if !self.store(StoreOperation::Remove, remove).await? {
                     return Ok(None);
@@ -77,7 +83,7 @@ impl Inner {
     }
 
     /// What is written down of it, but for its bytes.
-    async fn obituary(
+    pub(super) async fn obituary(
         &self,
         upkeep: &Upkeep,
         target: LinkTarget,
@@ -120,6 +126,7 @@ impl Inner {
                 LinkTarget::Blob(blob) => {
                     if let Some(bytes) = self.remove_blob(upkeep, blob).await? {
                         freed.add(bytes, record);
+                        freed.blobs += 1;
                     }
                 }
                 // A manifest that is kept is a unit of its own; of one that is not, only the links
