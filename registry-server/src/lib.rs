@@ -16,6 +16,7 @@ mod metrics;
 mod mirror;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 pub mod upstream;
 
 pub use announcement::Announcement;

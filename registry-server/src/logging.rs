@@ -9,6 +9,14 @@ use tracing_subscriber::filter::{FilterExt as _, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer as _, fmt as format};
+use url::Url;
+
+use crate::trace::COLLECTED;
+#[cfg(feature = "otlp")]
+use crate::trace::Traces;
+
+#[cfg(feature = "otlp")]
+pub use crate::trace::TracesError;
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,29 +85,75 @@ fn discretion() -> Targets {
                 .map(|target| (target, LevelFilter::INFO)),
         )
         .with_target("rustls_platform_verifier", LevelFilter::OFF)
+        // That traces are collected is no reason to log those that no client began.
+        .with_target(COLLECTED, LevelFilter::OFF)
 }
 
-/// Sends this process's logs to standard error, from here on.
+/// Logs, and traces where they are sent somewhere.
+#[derive(Debug)]
+pub struct Logging {
+    #[cfg(feature = "otlp")]
+    traces: Option<Traces>,
+}
+
+impl Logging {
+    /// Sends the last traces. What is logged later is still logged.
+    ///
+    /// # Limits
+    ///
+    /// It blocks the thread for three seconds at the most.
+    pub fn finish(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(traces) = self.traces {
+            traces.finish();
+        }
+    }
+}
+
+/// Sends this process's logs to standard error, from here on, and traces to the collector at
+/// `traces_to`, which only a build with the feature `otlp` can.
 ///
 /// # Errors
 ///
 /// [`LoggingError`], where something else receives them already.
-pub fn start_logging(filter: &LogFilter, form: LogFormat) -> Result<(), LoggingError> {
+pub fn start_logging(
+    filter: &LogFilter,
+    form: LogFormat,
+    traces_to: Option<&Url>,
+) -> Result<Logging, LoggingError> {
     let layer = format::layer().with_writer(io::stderr);
     let layer = match form {
         LogFormat::Text => layer.with_ansi(wants_colours()).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry()
+    let subscriber = tracing_subscriber::registry();
+    #[cfg(feature = "otlp")]
+    let (spans, traces) = traces_to.map(crate::trace::layer).transpose()?.unzip();
+    #[cfg(feature = "otlp")]
+    let subscriber = subscriber.with(spans);
+    #[cfg(not(feature = "otlp"))]
+    debug_assert!(traces_to.is_none(), "the configuration refuses it");
+    subscriber
         .with(layer.with_filter(filter.0.clone().and(discretion())))
-        .try_init()
-        .map_err(LoggingError)
+        .try_init()?;
+    Ok(Logging {
+        #[cfg(feature = "otlp")]
+        traces,
+    })
 }
 
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
-#[error("the logs of this process go somewhere else already")]
-pub struct LoggingError(#[source] TryInitError);
+#[non_exhaustive]
+pub enum LoggingError {
+    /// Something else receives them.
+    #[error("the logs of this process go somewhere else already")]
+    Taken(#[from] TryInitError),
+    /// Traces cannot be sent.
+    #[cfg(feature = "otlp")]
+    #[error(transparent)]
+    Traces(#[from] TracesError),
+}
 
 /// See no-color.org.
 fn wants_colours() -> bool {

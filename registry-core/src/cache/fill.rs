@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::conduct::Conductor;
 use super::negative::Absent;
 use super::spool::{End, Spool, State};
+use super::trace::{self, Mark};
 use super::upkeep::Promise;
 use super::via::Via;
 use super::{CacheError, Inner};
@@ -40,6 +41,7 @@ pub(super) struct Fill {
     pub(super) errand: Errand,
     pub(super) spool: Arc<Spool>,
     state: watch::Receiver<State>,
+    mark: Mark,
 }
 
 impl Fill {
@@ -185,7 +187,13 @@ impl Inner {
         let mut table = lock(&self.fills.table);
         let active = table.len();
         let vacant = match table.entry(digest) {
-            Entry::Occupied(fill) => return Ok(Part::Follows(fill.get().clone())),
+            Entry::Occupied(fill) => {
+                let fill = fill.get().clone();
+                // Whoever traces may take its time.
+                drop(table);
+                fill.mark.follow();
+                return Ok(Part::Follows(fill));
+            }
             Entry::Vacant(_) if self.tasks.is_closed() => return Err(CacheError::Closed),
             Entry::Vacant(_) if active >= active_max => return Err(CacheError::Overloaded),
             Entry::Vacant(vacant) => vacant,
@@ -196,6 +204,7 @@ impl Inner {
             errand: errand.clone(),
             state: spool.subscribe(),
             spool: Arc::clone(&spool),
+            mark: Mark::default(),
         };
         vacant.insert(fill.clone());
         drop(table);
@@ -211,7 +220,10 @@ impl Inner {
             },
             obituary: Obituary(spool),
         };
-        self.tasks.spawn(|closing| work.run(closing));
+        let span = trace::fill(&fill.errand);
+        fill.mark.set(&span);
+        fill.mark.follow();
+        self.tasks.spawn(span, |closing| work.run(closing));
         Ok(Part::Leads(fill))
     }
 }
@@ -238,6 +250,7 @@ impl Work {
         }
         match self.receive(&closing).await {
             Ok((sink, verified, promise)) => {
+                trace::filled(verified.size());
                 // Readers get the bytes that were held back now: they are right, whatever the
                 // store makes of them (I2). A reader that comes before the commit is done finds
                 // this fill still in the table.
@@ -279,6 +292,7 @@ impl Work {
     }
 
     fn note_failure(&self, error: &CacheError) {
+        trace::failed(error);
         let Errand {
             via,
             origin,

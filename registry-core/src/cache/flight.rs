@@ -17,10 +17,13 @@ use tokio::time::{Instant, timeout_at};
 use super::CacheError;
 use super::outage::{Outages, Question};
 use super::tasks::Tasks;
+use super::trace::{self, Mark};
 use crate::UpstreamId;
 
 /// The questions that are being answered right now.
 pub(super) struct Flights<K, T> {
+    /// What they find out, for whoever traces them.
+    what: &'static str,
     table: Arc<Table<K, T>>,
     flights_max: usize,
 }
@@ -56,8 +59,9 @@ where
     T: Clone + Send + Sync + 'static,
 {
     /// No flights yet, and never more than `flights_max`.
-    pub(super) fn new(flights_max: usize) -> Self {
+    pub(super) fn new(what: &'static str, flights_max: usize) -> Self {
         Self {
+            what,
             table: Arc::default(),
             flights_max,
         }
@@ -102,7 +106,10 @@ where
                 }
                 Entry::Vacant(vacant) => {
                     let (sender, receiver) = watch::channel(Stage::Underway);
-                    let flight = Flight { stage: receiver };
+                    let flight = Flight {
+                        stage: receiver,
+                        mark: Mark::default(),
+                    };
                     vacant.insert(flight.clone());
                     (flight, Some(sender))
                 }
@@ -122,7 +129,9 @@ where
                 stage,
             };
             let work = work();
-            tasks.spawn(async move |closing| {
+            let span = trace::flight(self.what);
+            flight.mark.set(&span);
+            tasks.spawn(span, async move |closing| {
                 let answer = tokio::select! {
                     // A closed cache asks nothing, not even what would be answered at once.
                     biased;
@@ -131,6 +140,8 @@ where
                 };
                 landing.tell(answer);
             });
+        } else {
+            flight.mark.follow();
         }
         Ok(flight)
     }
@@ -156,12 +167,14 @@ impl Patience<'_> {
 /// A flight, for whoever waits for it.
 pub(super) struct Flight<T> {
     stage: watch::Receiver<Stage<T>>,
+    mark: Mark,
 }
 
 impl<T> Clone for Flight<T> {
     fn clone(&self) -> Self {
         Self {
             stage: self.stage.clone(),
+            mark: self.mark.clone(),
         }
     }
 }

@@ -37,6 +37,7 @@ mod standby;
 mod status;
 mod tags;
 mod tasks;
+mod trace;
 mod upkeep;
 mod via;
 
@@ -150,11 +151,11 @@ impl RegistryCache {
             )),
             outages: Arc::default(),
             answers: Answers::new(limits.answers_max),
-            resolving: Flights::new(limits.flights_max),
-            listing: Flights::new(limits.flights_max),
-            referring: Flights::new(limits.flights_max),
-            fetching: Flights::new(limits.flights_max),
-            confirming: Flights::new(limits.flights_max),
+            resolving: Flights::new("tag", limits.flights_max),
+            listing: Flights::new("tags", limits.flights_max),
+            referring: Flights::new("referrers", limits.flights_max),
+            fetching: Flights::new("manifest", limits.flights_max),
+            confirming: Flights::new("presence", limits.flights_max),
             fills: Fills::default(),
             fill_permits: Semaphore::new(limits.fills_max.min(Semaphore::MAX_PERMITS)),
             bypass_permits: Arc::new(Semaphore::new(

@@ -10,6 +10,7 @@ use super::Inner;
 use super::fill::Fill;
 use super::source::{Manner, Source};
 use super::spool::{Refusal, SegmentClaim};
+use super::trace;
 use crate::ByteRange;
 
 impl Inner {
@@ -29,7 +30,8 @@ impl Inner {
         let segment = fill.spool.claim_segment(wish, self.limits.pieces_max)?;
         let source = Source::new(self, &fill.errand, &fill.spool, Manner::RangesOnly);
         let (cache, fill) = (Arc::clone(self), fill.clone());
-        self.tasks.spawn(async move |closing| {
+        let span = trace::segment(wish);
+        self.tasks.spawn(span, async move |closing| {
             let _permit = permit;
             tokio::select! {
                 () = cache.fetch_segment(&fill, segment, source) => {}

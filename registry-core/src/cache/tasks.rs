@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 /// What runs in the background.
 #[derive(Default)]
@@ -15,12 +16,13 @@ pub(super) struct Tasks {
 }
 
 impl Tasks {
-    /// Runs `work` to its end, or until it heeds the token that is cancelled on closing.
-    pub(super) fn spawn<F>(&self, work: impl FnOnce(CancellationToken) -> F)
+    /// Runs `work` in `span` to its end, or until it heeds the token that is cancelled on closing.
+    pub(super) fn spawn<F>(&self, span: Span, work: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tracker.spawn(work(self.closing.clone()));
+        let work = work(self.closing.clone());
+        self.tracker.spawn(work.instrument(span));
     }
 
     /// Runs what nobody waits for, for as long as the cache is open: it must heed the token.

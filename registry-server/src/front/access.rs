@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use http::header::{RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use tracing::info;
+use tracing::{Span, info};
 
 use super::answer::Came;
 use super::body::BodyError;
 use super::error::chain;
 use super::wire::Marks;
 use crate::metrics::{Answers, Ended, Named, Side};
+use crate::trace::RequestTrace;
 
 /// Longest text of a client's that is logged, in bytes.
 const CLIENT_TEXT_BYTES_MAX: usize = 128;
@@ -28,6 +29,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 pub(super) struct Access {
     marks: Arc<Marks>,
     answers: Answers,
+    trace: RequestTrace,
     /// Whether this listener's requests are logged.
     logged: bool,
     entry: Entry,
@@ -93,6 +95,10 @@ impl Access {
         Self {
             marks,
             answers: told.answers.clone(),
+            trace: match told.logged {
+                true => RequestTrace::begin(headers),
+                false => RequestTrace::none(),
+            },
             logged: told.logged,
             entry: Entry {
                 started: Instant::now(),
@@ -119,6 +125,11 @@ impl Access {
 
     pub(super) fn entry(&mut self) -> &mut Entry {
         &mut self.entry
+    }
+
+    /// The span of the request, where it is traced.
+    pub(super) fn span(&self) -> &Span {
+        self.trace.span()
     }
 
     pub(super) fn marks(&self) -> &Marks {
@@ -229,8 +240,30 @@ impl Access {
             user_agent = entry.user_agent,
             aborted = (cut_by == Some(Side::Client)).then_some(true),
             error = entry.error,
+            trace_id = self.trace.id().map(display),
             "request"
         );
+    }
+
+    fn end_trace(&self, sent: u64) {
+        let entry = &self.entry;
+        self.trace.end(|span| {
+            let (cache_status, cache_detail) = entry.came.map(Came::words).unzip();
+            span.record("method", &entry.method);
+            span.record("route", entry.route);
+            span.record("upstream", &entry.upstream);
+            span.record("repository", &entry.repository);
+            span.record("reference", &entry.reference);
+            span.record("range", &entry.range);
+            span.record("status", entry.status);
+            span.record("cache_status", cache_status);
+            span.record("cache_detail", cache_detail.flatten());
+            span.record("bytes", sent);
+            span.record("error", &entry.error);
+            if entry.status >= 500 || entry.error.is_some() {
+                span.record("otel.status_code", "ERROR");
+            }
+        });
     }
 }
 
@@ -245,6 +278,7 @@ impl Drop for Access {
         if self.logged {
             self.log(sent, elapsed, cut_by);
         }
+        self.end_trace(sent);
     }
 }
 

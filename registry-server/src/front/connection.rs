@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{Instrument as _, debug};
 
 use super::access::{Access, Told};
 use super::answer::Answer;
@@ -69,10 +69,12 @@ pub(super) async fn serve<S: Service>(
             },
         );
         let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
-        Box::pin(async move {
+        let span = access.span().clone();
+        let answering = async move {
             let answer = answer(&*service, &request, access.entry(), &limits).await;
             Ok::<_, std::convert::Infallible>(answer.respond(&request.method, access))
-        })
+        };
+        Box::pin(answering.instrument(span))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -10,6 +10,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 use url::Url;
 
 use super::address::{AddressClass, Reach, ReachResolver, class_of_host};
@@ -17,6 +18,7 @@ use super::config::{
     HttpUpstreamConfig, HttpUpstreamConfigError, IDLE_CONNECTION_MAX, IDLE_CONNECTIONS_MAX,
     PING_INTERVAL, PING_MAX, SENDS_MAX,
 };
+use super::exchange::Exchange;
 use super::failure::{SendFailure, is_out_of_reach};
 use super::observer::{RequestKind, UpstreamObserver};
 use super::proxy::ProxyMatcher;
@@ -55,6 +57,12 @@ pub(super) struct Sending<'a> {
     pub(super) deadline: Instant,
 }
 
+/// A request whose answer's headers have come.
+pub(super) struct Sent {
+    pub(super) response: reqwest::Response,
+    pub(super) exchange: Exchange,
+}
+
 impl Clients {
     pub(super) fn new(config: &HttpUpstreamConfig) -> Result<Self, HttpUpstreamConfigError> {
         let Tls {
@@ -81,10 +89,7 @@ impl Clients {
     }
 
     /// Sends a request, and waits for the headers of its answer.
-    pub(super) async fn send(
-        &self,
-        sending: Sending<'_>,
-    ) -> Result<reqwest::Response, SendFailure> {
+    pub(super) async fn send(&self, sending: Sending<'_>) -> Result<Sent, SendFailure> {
         let Sending {
             kind,
             method,
@@ -115,22 +120,24 @@ impl Clients {
             if !body.is_empty() {
                 request = request.body(body.clone());
             }
-            match timeout_at(deadline, request.send()).await {
+            let exchange = Exchange::begin(kind, &method, &host);
+            let sent = request.send().instrument(exchange.span().clone());
+            let failure: SendFailure = match timeout_at(deadline, sent).await {
                 Ok(Ok(response)) => {
                     told.status = Some(response.status().as_u16());
-                    return Ok(response);
+                    exchange.answered(response.status());
+                    return Ok(Sent { response, exchange });
                 }
-                Ok(Err(error)) if is_out_of_reach(&error) => {
-                    return Err(out_of_reach(from, &hop.url).into());
+                Ok(Err(error)) if is_out_of_reach(&error) => out_of_reach(from, &hop.url).into(),
+                Ok(Err(error)) if may_send_again(&error) && sends < SENDS_MAX => {
+                    sends += 1;
+                    continue;
                 }
-                Ok(Err(error)) if may_send_again(&error) && sends < SENDS_MAX => sends += 1,
-                Ok(Err(error)) => {
-                    return Err(SendFailure::new(&host, self.is_proxied(&hop.url), error));
-                }
-                Err(_) => {
-                    return Err(UpstreamError::Timeout { what: "answer" }.into());
-                }
-            }
+                Ok(Err(error)) => SendFailure::new(&host, self.is_proxied(&hop.url), error),
+                Err(_) => UpstreamError::Timeout { what: "answer" }.into(),
+            };
+            exchange.failed(&failure.error);
+            return Err(failure);
         }
     }
 
@@ -205,6 +212,14 @@ fn builder(
     Ok(builder)
 }
 
+/// A client for what is no registry: it trusts whom the system trusts, and follows no redirects.
+#[cfg(feature = "otlp")]
+pub(crate) fn client_of_collector(url: &Url) -> Result<Client, HttpUpstreamConfigError> {
+    let name = registry_core::UpstreamId::parse("collector").expect("a name like any other");
+    let config = HttpUpstreamConfig::new(name, [url.clone()]);
+    build(builder(&config, Tls::new(&config)?.endpoint)?)
+}
+
 fn build(builder: ClientBuilder) -> Result<Client, HttpUpstreamConfigError> {
     builder.build().map_err(client_error)
 }
@@ -254,7 +269,7 @@ mod tests {
             "{told}"
         );
         assert_eq!(storage.stats().connections, 0);
-        let response = send(Reach::Private).await.ok().unwrap();
+        let response = send(Reach::Private).await.ok().unwrap().response;
         assert_eq!(response.status(), 200);
         assert_eq!(clients.reach_from(&hop.url, &response), Reach::Private);
     }

@@ -22,6 +22,7 @@ mod config;
 mod credentials;
 mod cuts;
 mod endpoint;
+mod exchange;
 mod failover;
 mod failure;
 #[cfg(test)]
@@ -57,6 +58,8 @@ use registry_core::{
 use tokio_util::sync::DropGuard;
 
 pub(crate) use address::is_plain_public;
+#[cfg(feature = "otlp")]
+pub(crate) use clients::client_of_collector;
 pub(crate) use credentials::{
     HelperName, check_docker_config, check_password_file, eligible_endpoints,
 };

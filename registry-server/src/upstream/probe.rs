@@ -55,10 +55,10 @@ impl Transport {
             from: (root, Reach::Public),
             deadline,
         };
-        let Ok(response) = self.clients.send(sending).await else {
+        let Ok(sent) = self.clients.send(sending).await else {
             return Sign::Dead;
         };
-        let reply = Reply::new(response, host_of(root), true);
+        let reply = Reply::new(sent, host_of(root), true);
         let status = reply.status();
         reply.drain().await;
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {

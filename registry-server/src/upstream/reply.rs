@@ -10,7 +10,9 @@ use registry_core::{Digest, MediaType, UpstreamError};
 use reqwest::Response;
 use tokio::time::{Instant, timeout};
 
+use super::clients::Sent;
 use super::config::{BODY_BYTES_MIN, DRAIN_MAX, DRAINED_BYTES_MAX};
+use super::exchange::Exchange;
 use super::failover::Line;
 use super::failure::{body_failure, status_failure};
 
@@ -22,16 +24,18 @@ pub(super) struct Reply {
     response: Response,
     host: String,
     trusted: bool,
+    exchange: Exchange,
     /// Who learns what becomes of the body.
     line: Option<Line>,
 }
 
 impl Reply {
-    pub(super) fn new(response: Response, host: String, trusted: bool) -> Self {
+    pub(super) fn new(sent: Sent, host: String, trusted: bool) -> Self {
         Self {
-            response,
+            response: sent.response,
             host,
             trusted,
+            exchange: sent.exchange,
             line: None,
         }
     }
@@ -119,7 +123,7 @@ impl Reply {
             let mut body = BytesMut::new();
             while let Some(chunk) = self.response.chunk().await.transpose() {
                 let chunk = chunk.map_err(|error| body_failure(&self.host, error))?;
-                received(line.as_ref(), &chunk);
+                received(line.as_ref(), &mut self.exchange, &chunk);
                 if body.len() + chunk.len() > bytes_max {
                     return Err(too_big());
                 }
@@ -170,7 +174,8 @@ impl Reply {
     }
 }
 
-fn received(line: Option<&Line>, chunk: &Bytes) {
+fn received(line: Option<&Line>, exchange: &mut Exchange, chunk: &Bytes) {
+    exchange.received(chunk.len() as u64);
     if let Some(line) = line {
         line.received(chunk.len() as u64);
     }
@@ -204,6 +209,9 @@ impl Body {
         if is_last {
             let error = outcome.as_ref().err();
             (self.watch)(error);
+            if let Some(error) = error {
+                self.reply.exchange.failed(error);
+            }
             if let Some(line) = self.reply.line.take_if(|_| self.reply.trusted) {
                 line.ended(error);
             }
@@ -223,7 +231,7 @@ impl Body {
         self.pace.note(begun.elapsed(), length);
         self.received += length;
         if let Some(chunk) = &chunk {
-            received(self.reply.line.as_ref(), chunk);
+            received(self.reply.line.as_ref(), &mut self.reply.exchange, chunk);
         }
         let received = self.received;
         match (&chunk, self.expected) {

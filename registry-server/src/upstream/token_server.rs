@@ -143,11 +143,11 @@ impl TokenServers {
             from,
             deadline,
         });
-        let response = sending.await.map_err(|failure| match failure.error {
+        let sent = sending.await.map_err(|failure| match failure.error {
             UpstreamError::Timeout { .. } => TIMEOUT,
             error => error,
         })?;
-        let reply = Reply::new(response, host, true);
+        let reply = Reply::new(sent, host, true);
         tracing::debug!(
             host = reply.host(),
             %method,

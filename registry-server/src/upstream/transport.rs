@@ -136,9 +136,9 @@ impl Transport {
                 }
                 _ => {}
             }
-            let response = outcome.map_err(|failure| failure.at(&hop))?;
-            reach = self.clients.reach_from(&hop.url, &response);
-            let reply = Reply::new(response, host_of(&hop.url), hop.trusted);
+            let sent = outcome.map_err(|failure| failure.at(&hop))?;
+            reach = self.clients.reach_from(&hop.url, &sent.response);
+            let reply = Reply::new(sent, host_of(&hop.url), hop.trusted);
             if !is_redirect(reply.status()) {
                 return Ok(Answered { reply, reach });
             }
