@@ -8,7 +8,8 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 
-use crate::front::{Answer, ApiError, Code, Entry, Lasts, Payload, Readiness, Service};
+use crate::front::{Answer, ApiError, Code, Entry, Lasts, Payload, Service};
+use crate::health::Stage;
 use crate::metrics::{Exposition, ListenerName, MEDIA_TYPE};
 
 /// What is at a path.
@@ -20,19 +21,15 @@ enum Endpoint {
 
 /// The admin endpoints.
 pub(crate) struct Admin {
-    readiness: Readiness,
     exposition: Exposition,
 }
 
 impl Admin {
-    pub(crate) fn new(readiness: Readiness, exposition: Exposition) -> Self {
-        Self {
-            readiness,
-            exposition,
-        }
+    pub(crate) fn new(exposition: Exposition) -> Self {
+        Self { exposition }
     }
 
-    /// Every endpoint stands here; those that need more than [`Readiness`] bring it in [`Admin`].
+    /// Every endpoint stands here.
     async fn respond(&self, method: &Method, path: &str) -> Result<Answer, ApiError> {
         let endpoint = match path {
             "/healthz" => Endpoint::Health,
@@ -52,20 +49,22 @@ impl Admin {
 
     /// The process lives: it answers.
     fn health(&self) -> Answer {
-        status(StatusCode::OK, "ok", "the process answers")
+        told(StatusCode::OK, &json!({ "status": "ok" }))
     }
 
-    /// Whether requests should come here.
+    /// Whether requests should come here, and what a person should look at all the same.
     fn ready(&self) -> Answer {
-        if self.readiness.is_ready() {
-            status(StatusCode::OK, "ready", "requests are served")
-        } else {
-            status(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "draining",
-                "the mirror is shutting down: answers under way end, no new connection is accepted",
-            )
-        }
+        let (stage, health) = self.exposition.health();
+        let (code, status) = match stage {
+            Stage::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+            Stage::Serving if health.problems.is_empty() => (StatusCode::OK, "ready"),
+            Stage::Serving => (StatusCode::OK, "degraded"),
+            Stage::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        };
+        told(
+            code,
+            &json!({ "status": status, "problems": health.problems }),
+        )
     }
 }
 
@@ -92,9 +91,8 @@ impl Service for Admin {
     }
 }
 
-fn status(code: StatusCode, status: &str, reason: &str) -> Answer {
-    let body = json!({ "status": status, "reason": reason });
-    let mut answer = Answer::json(body.to_string().into_bytes()).lasting(Lasts::Never);
+fn told(code: StatusCode, what: &serde_json::Value) -> Answer {
+    let mut answer = Answer::json(what.to_string().into_bytes()).lasting(Lasts::Never);
     answer.status = code;
     answer
 }

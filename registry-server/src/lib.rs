@@ -10,6 +10,7 @@ pub mod config;
 pub mod front;
 #[cfg(test)]
 mod fuzz;
+mod health;
 pub mod hosts_toml;
 pub mod logging;
 mod metrics;

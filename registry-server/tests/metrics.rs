@@ -15,6 +15,7 @@ use ::http::Method;
 use http::{Answer, get};
 use registry_server::Mirror;
 use registry_server::testing::{Fault, FixtureRegistry, ImageSpec, Match, Object, Times};
+use serde_json::Value;
 use tempfile::TempDir;
 
 const UPSTREAM: (&str, &str) = ("upstream", "registry.example");
@@ -398,4 +399,100 @@ async fn names_end_with_their_units() {
             "{name}: a unit stands last"
         );
     }
+}
+
+/// The names of metrics in an expression: words that begin as ours do. What rules record has a
+/// colon in its name.
+fn names_in(expression: &str) -> impl Iterator<Item = &str> {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | ':');
+    let words = expression.split(move |letter| !is_word(letter));
+    words.filter(|word| {
+        !word.contains(':') && (word.starts_with("registry_") || word.starts_with("process_"))
+    })
+}
+
+/// All texts of a document under one of these keys.
+fn texts_under<'a>(value: &'a Value, keys: &[&str], found: &mut Vec<&'a str>) {
+    match value {
+        Value::Object(object) => object.iter().for_each(|(key, value)| match value.as_str() {
+            Some(text) if keys.contains(&key.as_str()) => found.push(text),
+            _ => texts_under(value, keys, found),
+        }),
+        Value::Array(values) => values.iter().for_each(|it| texts_under(it, keys, found)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn dashboard_and_alert_rules_use_only_metrics_that_there_are() {
+    let setup = Setup::start().await;
+    let told = declared(&setup.metrics().await);
+    setup.mirror.shutdown().await;
+    let dashboard = include_str!("../../dashboards/registry-server.json");
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let rules = include_str!("../../dashboards/alerts.yaml");
+    let rules: Value = serde_saphyr::from_str(rules).unwrap();
+    for (document, uses_min) in [(&dashboard, 20), (&rules, 10)] {
+        let mut expressions = Vec::new();
+        texts_under(document, &["expr", "definition", "query"], &mut expressions);
+        let mut used = BTreeSet::new();
+        for name in expressions
+            .iter()
+            .flat_map(|expression| names_in(expression))
+        {
+            let series = ["_bucket", "_sum", "_count"];
+            let of_histogram = series.iter().find_map(|end| name.strip_suffix(end));
+            let histogram =
+                of_histogram.filter(|it| told.get(*it).is_some_and(|it| it == "histogram"));
+            let base = histogram.unwrap_or(name);
+            assert!(told.contains_key(base), "{name} is no metric");
+            used.insert(base);
+        }
+        assert!(used.len() >= uses_min, "{used:?}");
+    }
+}
+
+/// A mirror that cannot ask any registry still serves what it has: it stays where requests come to,
+/// and says what is the matter.
+#[tokio::test]
+async fn a_mirror_whose_registries_are_down_is_ready_and_says_so() {
+    let setup = Setup::start().await;
+    setup.origin.add_image("org/app", "1", &ImageSpec::new(1));
+    let admin = setup.mirror.admin_addr().unwrap();
+    let ready = async || {
+        let answer = asked(admin, "/readyz").await;
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        (answer.status, body)
+    };
+    let (status, body) = ready().await;
+    assert_eq!((status, &body["status"]), (200, &"ready".into()), "{body}");
+    assert_eq!(body["problems"], Value::Array(Vec::new()));
+    let everything = Match::any();
+    setup
+        .origin
+        .fault(everything, Times::Always, Fault::status(503));
+    // It takes some failures in a row until an endpoint is rested.
+    for number in 0..5 {
+        setup.get(&format!("/v2/org/app/manifests/{number}")).await;
+    }
+    let (status, body) = ready().await;
+    assert_eq!(
+        (status, &body["status"]),
+        (200, &"degraded".into()),
+        "{body}"
+    );
+    let problem = body["problems"][0].as_str().unwrap();
+    assert!(
+        problem.contains("registry.example cannot be asked"),
+        "{problem}"
+    );
+    let text = setup.metrics().await;
+    assert_eq!(value(&text, "registry_ready", &[]), Some(1.0));
+    let host = setup.origin.host();
+    let labels = [UPSTREAM, ("endpoint", host.as_str())];
+    for (name, expected) in [("up", 0.0), ("rests_total", 1.0)] {
+        let name = format!("registry_upstream_endpoint_{name}");
+        assert_eq!(value(&text, &name, &labels), Some(expected), "{text}");
+    }
+    setup.mirror.shutdown().await;
 }

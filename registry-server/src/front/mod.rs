@@ -31,11 +31,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use registry_core::{RegistryCache, UpstreamId};
 
 use crate::admin::Admin;
+use crate::health::{Readiness, Stage};
 use crate::metrics::{Answers, Exposition, Metrics};
 use listener::Listener;
 use service::Registry;
@@ -89,20 +89,6 @@ pub enum ServerError {
     },
 }
 
-/// Whether requests should come here: what `/readyz` tells.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    pub(crate) fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn set(&self, is_ready: bool) {
-        self.0.store(is_ready, Ordering::Relaxed);
-    }
-}
-
 /// A cache, served over HTTP.
 ///
 /// # Limits
@@ -148,7 +134,7 @@ impl Server {
         };
         let admin = match admin_listen {
             Some(address) => {
-                let admin = Admin::new(readiness.clone(), exposition);
+                let admin = Admin::new(exposition);
                 Some(listen_on(address, admin, &limits, answers).await?)
             }
             None => None,
@@ -179,7 +165,7 @@ impl Server {
     ///
     /// Dropping the future cuts all connections off.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        self.readiness.set(true);
+        self.readiness.set(Stage::Serving);
         let (registry, admin) = (&self.registry, self.admin.as_ref());
         let administering = async {
             if let Some(admin) = admin {
@@ -188,7 +174,7 @@ impl Server {
         };
         let stopping = async {
             shutdown.await;
-            self.readiness.set(false);
+            self.readiness.set(Stage::Draining);
             registry.drain(self.limits.drain_max).await;
             if let Some(admin) = admin {
                 admin.drain(self.limits.linger_max).await;
