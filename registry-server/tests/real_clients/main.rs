@@ -14,6 +14,7 @@ mod http;
 mod image;
 mod mirror;
 mod origin;
+mod prometheus;
 mod registries;
 mod requirements;
 mod scene;

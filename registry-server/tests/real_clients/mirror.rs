@@ -69,6 +69,19 @@ impl Mirror {
         Self { address, process }
     }
 
+    /// Where it tells of itself.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        let output = self.process.output();
+        let (_, rest) = output
+            .split_once("  admin      http://")
+            .expect("the mirror prints it");
+        let address = rest.lines().next().expect("a line");
+        address
+            .trim()
+            .parse()
+            .expect("the mirror prints its address")
+    }
+
     /// What it printed and logged so far.
     pub(crate) fn output(&self) -> String {
         self.process.output()

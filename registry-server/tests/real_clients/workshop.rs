@@ -183,7 +183,7 @@ fn describe(command: &Command) -> String {
 }
 
 /// Asks `probe` until it answers or `limit` has passed.
-fn poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+pub(crate) fn poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(answer) = probe() {
