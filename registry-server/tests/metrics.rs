@@ -270,6 +270,8 @@ async fn what_clients_were_answered_is_counted() {
         ("registry_ready", 1.0),
         ("registry_store_failing", 0.0),
         ("registry_store_failures_total", 0.0),
+        ("registry_refused_for_room_total", 0.0),
+        ("registry_pins", 0.0),
     ] {
         assert_eq!(value(&text, name, &[]), Some(expected), "{name}: {text}");
     }
