@@ -120,14 +120,7 @@ fn print_hosts_toml(arguments: HostsToml) -> ExitCode {
     }
 }
 
-<<<<<<< HEAD
 fn serve(config: Config, source: ConfigSource) -> ExitCode {
-    if let Err(error) = start_logging(&config.log, config.log_format) {
-        say(&format!("registry-server: {error}\n"));
-        return ExitCode::FAILURE;
-    }
-=======
-fn serve(config: Config) -> ExitCode {
     let traces_to = config.otlp_endpoint.as_ref();
     let logging = match start_logging(&config.log, config.log_format, traces_to) {
         Ok(logging) => logging,
@@ -136,7 +129,6 @@ fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
->>>>>>> fd79f87 (Trace requests from the client through the cache to the registry)
     raise_file_limit();
     let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -145,12 +137,8 @@ fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-<<<<<<< HEAD
     let status = runtime.block_on(run(config, source));
-=======
-    let status = runtime.block_on(run(config));
     logging.finish();
->>>>>>> fd79f87 (Trace requests from the client through the cache to the registry)
     // What still blocks a thread had its time in `Mirror::shutdown`.
     runtime.shutdown_background();
     status
