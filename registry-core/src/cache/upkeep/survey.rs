@@ -166,6 +166,32 @@ impl RegistryCache {
         Ok(repositories)
     }
 
+    /// Bytes that are charged to an upstream: of content that several use, to the first that brought
+    /// it. `None` where too many repositories would have to be added up
+    /// ([`Limits::quota_origins_max`](crate::Limits::quota_origins_max)).
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::NoUpkeep`]; [`CacheError::Store`] where the store cannot tell.
+    pub async fn charged(&self, upstream: &UpstreamId) -> Result<Option<u64>, CacheError> {
+        let cache = &self.inner;
+        let inventory = &cache.upkeep()?.inventory;
+        let page_max = cache.limits.page_entries_max;
+        let (mut bytes, mut count) = (0, 0);
+        let mut after: Option<Origin> = None;
+        while count < cache.limits.quota_origins_max {
+            let page = inventory.charges(Some(upstream), after.as_ref(), page_max);
+            let page = cache.store(StoreOperation::Index, page).await?;
+            bytes += page.iter().map(|charge| charge.bytes).sum::<u64>();
+            count += page.len();
+            if page.len() < page_max {
+                return Ok(Some(bytes));
+            }
+            after = page.into_iter().next_back().map(|charge| charge.origin);
+        }
+        Ok(None)
+    }
+
     /// Up to `limit` images that are kept under a tag of a repository, in the order of their tags,
     /// beginning past `after`. At most
     /// [`Limits::page_entries_max`](crate::Limits::page_entries_max).
