@@ -20,6 +20,7 @@ pub mod testing;
 mod trace;
 pub mod upstream;
 
+pub use admin::AdminOptions;
 pub use announcement::Announcement;
 pub use metrics::Metrics;
 pub use mirror::{Mirror, MirrorBuilder, ReloadError, ReloadHandle, StartError};

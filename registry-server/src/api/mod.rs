@@ -25,6 +25,8 @@ pub struct Status {
     pub listen: String,
     /// The address of this API.
     pub admin_listen: Option<String>,
+    /// The upstream that is meant where an image names none.
+    pub default_upstream: String,
     /// Where everything is kept, if in a folder.
     pub data_dir: Option<String>,
     /// Whether all is well: the same as `/readyz` tells, and what is not as it should be.
@@ -202,6 +204,9 @@ pub struct Image {
     pub validated_at: Option<Time>,
     /// When it was last pulled.
     pub accessed_at: Option<Time>,
+    /// Whether it has more parts than are looked at: what is told is of those only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
     /// The manifests that it is made of; only where one image was asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub manifests: Vec<ImageManifest>,
@@ -212,10 +217,14 @@ pub struct Image {
 pub struct ImageManifest {
     /// Its digest.
     pub digest: String,
-    /// Its media type.
-    pub media_type: String,
+    /// Its media type, as it or its index tells it.
+    pub media_type: Option<String>,
+    /// What kind of artifact it is, where it is one.
+    pub artifact_type: Option<String>,
     /// Its platform, where it is one platform's.
     pub platform: Option<String>,
+    /// The manifest that it is attached to within its index: an attestation to its image.
+    pub attached_to: Option<String>,
     /// Whether it is held.
     pub held: bool,
     /// Bytes of it and of the blobs that it names, as it tells them.
@@ -224,6 +233,8 @@ pub struct ImageManifest {
     pub held_bytes: u64,
     /// The endpoint that sent it.
     pub endpoint: Option<String>,
+    /// When it was fetched.
+    pub fetched_at: Option<Time>,
     /// When it was last accessed.
     pub accessed_at: Option<Time>,
     /// The blobs that it names.
@@ -235,6 +246,8 @@ pub struct ImageManifest {
 pub struct ImageBlob {
     /// Its digest.
     pub digest: String,
+    /// Its media type, as the manifest tells it.
+    pub media_type: Option<String>,
     /// Its size, as the manifest tells it.
     pub bytes: Option<u64>,
     /// Whether it is held.
@@ -243,6 +256,8 @@ pub struct ImageBlob {
     pub shared: bool,
     /// The endpoint that sent it.
     pub endpoint: Option<String>,
+    /// When it was fetched.
+    pub fetched_at: Option<Time>,
 }
 
 /// What was removed: the answer to `DELETE /api/v1/image`.
@@ -254,6 +269,8 @@ pub struct Removed {
     pub bytes: u64,
     /// Manifests and blobs that were removed.
     pub objects: u64,
+    /// Why what the tag named is still there, in words, where it is: something else needs it.
+    pub kept: Option<String>,
 }
 
 /// A pin: `GET /api/v1/pins`; its [`Self::pin`] alone is what `POST` and `DELETE` take.
@@ -317,8 +334,8 @@ pub struct UpstreamAnswer {
     pub at: Time,
     /// Which endpoint, where one did.
     pub endpoint: Option<String>,
-    /// What it said, in a word: `unchanged`, `moved`, `absent`, `timeout`, `rate-limited`,
-    /// `unavailable`, `unauthorized`, `protocol-error`.
+    /// What it said, in a word: `new`, `unchanged`, `moved`, `absent`, `timeout`, `rate-limited`,
+    /// `unavailable`, `unauthorized`, `protocol-error`; `given-up` where the mirror waited no longer.
     pub answer: String,
     /// The error in words, where it was one.
     pub error: Option<String>,
@@ -333,6 +350,27 @@ pub struct RemovedImage {
     pub reason: String,
     /// The digest that was removed.
     pub digest: String,
+    /// When it had last been accessed.
+    pub accessed_at: Option<Time>,
+}
+
+/// Something that was removed: `GET /api/v1/removals`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedObject {
+    /// When.
+    pub at: Time,
+    /// Why: `size`, `disk`, `quota`, `idle`, `deleted`, `damaged`.
+    pub reason: String,
+    /// What it was: `manifest` or `blob`.
+    pub object: String,
+    /// Its digest.
+    pub digest: String,
+    /// The tags that it was held under, written out; the first few of them.
+    pub images: Vec<String>,
+    /// The repositories that it was held in; the first few of them.
+    pub repositories: Vec<String>,
+    /// Bytes that it gave free.
+    pub bytes: u64,
     /// When it had last been accessed.
     pub accessed_at: Option<Time>,
 }
@@ -365,7 +403,7 @@ pub struct Job {
     pub what: String,
     /// How it is going.
     pub state: JobState,
-    /// When it was begun.
+    /// When it was begun; of one that waits, when it was asked for.
     pub started_at: Time,
     /// When it ended.
     pub ended_at: Option<Time>,
@@ -431,6 +469,9 @@ pub enum JobRequest {
         /// Platforms to fetch, as `linux/amd64`; all of them where the list is empty.
         #[serde(default)]
         platforms: Vec<String>,
+        /// Also what is attached to them: signatures, attestations, bills of materials.
+        #[serde(default)]
+        attached: bool,
     },
     /// Hashes what is kept.
     Verify {

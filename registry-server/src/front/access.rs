@@ -82,6 +82,13 @@ struct Progress {
     flushed: u64,
 }
 
+impl Entry {
+    /// Who asks: the address at the other end of the connection.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.client
+    }
+}
+
 impl Access {
     pub(super) fn begin(
         method: &Method,

@@ -22,6 +22,7 @@ use super::access::{Access, Told};
 use super::answer::Answer;
 use super::error::ApiError;
 use super::limits::FrontLimits;
+use super::request_body::RequestBody;
 use super::service::{Service, answer};
 use super::wire::{Marks, Wire};
 use crate::metrics::Answers;
@@ -55,8 +56,7 @@ pub(super) async fn serve<S: Service>(
     let marks = Arc::new(Marks::default());
     let wire = Wire::new(stream, Arc::clone(&marks), limits.write_idle_max);
     let handler = service_fn(|request: Request<Incoming>| {
-        // The body is never read: `check` refuses requests that announce one.
-        let (request, _) = request.into_parts();
+        let (request, body) = request.into_parts();
         let mut access = Access::begin(
             &request.method,
             &request.headers,
@@ -71,7 +71,8 @@ pub(super) async fn serve<S: Service>(
         let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
         let span = access.span().clone();
         let answering = async move {
-            let answer = answer(&*service, &request, access.entry(), &limits).await;
+            let body = RequestBody::new(body);
+            let answer = answer(&*service, &request, body, access.entry(), &limits).await;
             Ok::<_, std::convert::Infallible>(answer.respond(&request.method, access))
         };
         Box::pin(answering.instrument(span))

@@ -40,29 +40,33 @@ pub(super) struct Listener<S> {
 }
 
 impl<S: Service> Listener<S> {
-    pub(super) async fn bind(
-        address: SocketAddr,
+    /// Serves on a socket that listens at an address.
+    pub(super) fn new(
+        (socket, address): (TcpListener, SocketAddr),
         service: S,
-        limits: Arc<FrontLimits>,
-        answers: Answers,
-    ) -> io::Result<Self> {
-        let socket = TcpListener::bind(address).await?;
-        Ok(Self {
-            address: socket.local_addr()?,
+        limits: &Arc<FrontLimits>,
+        answers: &Answers,
+    ) -> Self {
+        Self {
+            address,
             socket: Mutex::new(Some(socket)),
             service: Arc::new(service),
-            answers,
+            answers: answers.clone(),
             stop: Stop::default(),
             connections: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(limits.connections_max)),
             refusals: Arc::new(Semaphore::new(limits.refusals_max)),
             full: Mutex::new(None),
-            limits,
-        })
+            limits: Arc::clone(limits),
+        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(super) fn service(&self) -> &S {
+        &self.service
     }
 
     /// Accepts until [`Self::drain`]; ends at once, with connections going on. The socket is closed

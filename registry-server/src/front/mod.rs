@@ -3,6 +3,7 @@
 //! - `address`, `range`, `conditional`: what a request asks for; pure.
 //! - `service`, `content`, `multipart`, `listing`: from a request to its answer.
 //! - `answer`, `error`, `body`: what an answer is made of.
+//! - `request_body`: what a request brings, for the admin endpoints that take something.
 //! - `listener`, `connection`, `wire`: sockets, their limits, and their orderly end.
 //! - `access`: the access log.
 //!
@@ -24,6 +25,7 @@ mod listener;
 mod listing;
 mod multipart;
 mod range;
+mod request_body;
 mod service;
 mod wire;
 
@@ -33,19 +35,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use registry_core::{RegistryCache, UpstreamId};
+use tokio::net::TcpListener;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, AdminOptions, Surroundings};
 use crate::health::{Readiness, Stage};
-use crate::metrics::{Answers, Exposition, Metrics};
+use crate::metrics::{Exposition, Metrics};
 use listener::Listener;
 use service::Registry;
 
 pub(crate) use access::Entry;
 pub(crate) use answer::{Answer, Came, Lasts};
 pub(crate) use body::Payload;
-pub(crate) use error::{ApiError, Code};
+pub(crate) use error::{ApiError, Code, chain};
 pub use limits::FrontLimits;
-pub(crate) use service::Service;
+pub(crate) use request_body::{RequestBody, RequestBodyError};
+pub(crate) use service::{Service, has_body, panic_text};
 
 /// How a [`Server`] serves.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct ServerOptions {
     pub limits: FrontLimits,
     /// What `/metrics` tells, besides what the cache knows of itself.
     pub metrics: Metrics,
+    /// Who may administer it, and what is told to them.
+    pub admin: AdminOptions,
 }
 
 impl ServerOptions {
@@ -65,6 +71,7 @@ impl ServerOptions {
             default_upstream,
             limits: FrontLimits::default(),
             metrics: Metrics::default(),
+            admin: AdminOptions::default(),
         }
     }
 }
@@ -86,6 +93,12 @@ pub enum ServerError {
     DefaultUpstream {
         /// Its name.
         upstream: UpstreamId,
+    },
+    /// What stands where the token of the admin API should is none.
+    #[error("the token of the admin API cannot be used: {problem}")]
+    AdminToken {
+        /// What is wrong with it.
+        problem: String,
     },
 }
 
@@ -117,6 +130,7 @@ impl Server {
             default_upstream,
             limits,
             metrics,
+            admin,
         } = options;
         if cache.upstreams().get(&default_upstream).is_none() {
             return Err(ServerError::DefaultUpstream {
@@ -125,22 +139,32 @@ impl Server {
         }
         let limits = Arc::new(limits);
         let readiness = Readiness::default();
-        let exposition = Exposition::new(&metrics, cache.clone(), readiness.clone());
-        let answers = metrics.answers();
+        let answers = metrics.answers().clone();
         let registry = Registry {
-            cache,
-            default_upstream,
+            cache: cache.clone(),
+            default_upstream: default_upstream.clone(),
             limits: Arc::clone(&limits),
         };
+        let registry = Listener::new(listen_on(listen).await?, registry, &limits, &answers);
         let admin = match admin_listen {
             Some(address) => {
-                let admin = Admin::new(exposition);
-                Some(listen_on(address, admin, &limits, answers).await?)
+                let socket = listen_on(address).await?;
+                let exposition = Exposition::new(&metrics, cache.clone(), readiness.clone());
+                let surroundings = Surroundings {
+                    cache,
+                    default_upstream,
+                    metrics,
+                    readiness: readiness.clone(),
+                    listen: registry.address(),
+                };
+                let admin = Admin::new(surroundings, admin, exposition, socket.1)
+                    .map_err(|problem| ServerError::AdminToken { problem })?;
+                Some(Listener::new(socket, admin, &limits, &answers))
             }
             None => None,
         };
         Ok(Self {
-            registry: listen_on(listen, registry, &limits, answers).await?,
+            registry,
             admin,
             readiness,
             limits,
@@ -175,9 +199,13 @@ impl Server {
         let stopping = async {
             shutdown.await;
             self.readiness.set(Stage::Draining);
+            if let Some(admin) = admin {
+                admin.service().close();
+            }
             registry.drain(self.limits.drain_max).await;
             if let Some(admin) = admin {
                 admin.drain(self.limits.linger_max).await;
+                admin.service().closed().await;
             }
         };
         tokio::join!(registry.accept(), administering, stopping);
@@ -193,13 +221,10 @@ impl fmt::Debug for Server {
     }
 }
 
-async fn listen_on<S: Service>(
-    address: SocketAddr,
-    service: S,
-    limits: &Arc<FrontLimits>,
-    answers: &Answers,
-) -> Result<Listener<S>, ServerError> {
-    Listener::bind(address, service, Arc::clone(limits), answers.clone())
-        .await
-        .map_err(|source| ServerError::Listen { address, source })
+/// A socket that listens, and where it does.
+async fn listen_on(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Listen { address, source };
+    let socket = TcpListener::bind(address).await.map_err(failed)?;
+    let local = socket.local_addr().map_err(failed)?;
+    Ok((socket, local))
 }

@@ -17,6 +17,7 @@ use super::answer::Answer;
 use super::error::ApiError;
 use super::limits::FrontLimits;
 use super::listing::Referring;
+use super::request_body::RequestBody;
 use crate::metrics::ListenerName;
 
 /// What a listener serves.
@@ -30,8 +31,19 @@ pub(crate) trait Service: Send + Sync + 'static {
     /// What requests are counted under that are not routed.
     const ROUTE: &'static str;
 
+    /// Whether its requests may have a body; where not, none that announces one comes to it.
+    const TAKES_BODIES: bool;
+
     /// Answers a request; `entry` is told what it was about.
-    fn answer<'a>(&'a self, request: &'a Parts, entry: &'a mut Entry) -> BoxFuture<'a, Answer>;
+    fn answer<'a>(
+        &'a self,
+        request: &'a Parts,
+        body: RequestBody,
+        entry: &'a mut Entry,
+    ) -> BoxFuture<'a, Answer>;
+
+    /// What a request is told that does not come to [`Self::answer`], or whose handler panicked.
+    fn refuse(&self, request: &Parts, error: ApiError) -> Answer;
 }
 
 /// The registry's API, over a cache.
@@ -45,9 +57,19 @@ impl Service for Registry {
     const LISTENER: ListenerName = ListenerName::Registry;
     const LOGGED: bool = true;
     const ROUTE: &'static str = "none";
+    const TAKES_BODIES: bool = false;
 
-    fn answer<'a>(&'a self, request: &'a Parts, entry: &'a mut Entry) -> BoxFuture<'a, Answer> {
+    fn answer<'a>(
+        &'a self,
+        request: &'a Parts,
+        _: RequestBody,
+        entry: &'a mut Entry,
+    ) -> BoxFuture<'a, Answer> {
         Box::pin(self.route(request, entry))
+    }
+
+    fn refuse(&self, _: &Parts, error: ApiError) -> Answer {
+        Answer::from(error).of_registry(None)
     }
 }
 
@@ -132,19 +154,20 @@ impl Registry {
 }
 
 /// Answers a request, whatever becomes of its handler.
-pub(super) async fn answer(
-    service: &impl Service,
+pub(super) async fn answer<S: Service>(
+    service: &S,
     request: &Parts,
+    body: RequestBody,
     entry: &mut Entry,
     limits: &FrontLimits,
 ) -> Answer {
-    if let Err(error) = check(request, limits) {
-        let answer = Answer::from(error).of_registry(None);
+    if let Err(error) = check(request, S::TAKES_BODIES, limits) {
+        let answer = service.refuse(request, error);
         note(&answer, entry);
         return answer;
     }
     // What a handler shares with others is behind locks that survive a panic, or gone with it.
-    let answered = AssertUnwindSafe(service.answer(request, entry)).catch_unwind();
+    let answered = AssertUnwindSafe(service.answer(request, body, entry)).catch_unwind();
     let answer = match answered.await {
         Ok(answer) => answer,
         Err(panic) => {
@@ -154,7 +177,7 @@ pub(super) async fn answer(
                 what, "a request's handler has panicked"
             );
             entry.error = Some(what.to_owned());
-            Answer::from(ApiError::internal()).of_registry(None)
+            service.refuse(request, ApiError::internal())
         }
     };
     note(&answer, entry);
@@ -167,7 +190,7 @@ fn note(answer: &Answer, entry: &mut Entry) {
 }
 
 /// What a panic was raised with.
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()
@@ -176,7 +199,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// Refuses what no request to a mirror needs (I8).
-fn check(request: &Parts, limits: &FrontLimits) -> Result<(), ApiError> {
+fn check(request: &Parts, takes_bodies: bool, limits: &FrontLimits) -> Result<(), ApiError> {
     let target = request.uri.path().len() + request.uri.query().map_or(0, str::len);
     if target > limits.target_bytes_max {
         return Err(ApiError::target_too_long(limits.target_bytes_max));
@@ -186,7 +209,7 @@ fn check(request: &Parts, limits: &FrontLimits) -> Result<(), ApiError> {
     if request.version == Version::HTTP_11 && request.headers.get_all(HOST).iter().count() != 1 {
         return Err(ApiError::malformed(StatusCode::BAD_REQUEST, limits));
     }
-    if has_body(&request.headers) {
+    if !takes_bodies && has_body(&request.headers) {
         return Err(if super::address::is_read(&request.method) {
             ApiError::body_refused()
         } else {
@@ -218,7 +241,7 @@ fn check_headers(headers: &HeaderMap, limits: &FrontLimits) -> Result<(), ApiErr
 
 /// Whether a request announces a body. What follows it on the connection cannot be told from the
 /// next request by all readers alike, so the connection ends with the answer.
-fn has_body(headers: &HeaderMap) -> bool {
+pub(crate) fn has_body(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH);
     headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
 }

@@ -24,8 +24,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::{Metric, Registry};
 use registry_core::{RegistryCache, UpstreamId};
 
-use crate::api::{Health, Traffic};
-use crate::health::{Readiness, Stage, health};
+use crate::api::Traffic;
+use crate::health::Readiness;
 use crate::upstream::{HttpUpstream, UpstreamObserver};
 
 pub(crate) use answers::{Answers, Ended, Named, Side};
@@ -103,7 +103,6 @@ impl fmt::Debug for Metrics {
 
 /// Where [`Metrics`] are read, together with what is known only at that moment.
 pub(crate) struct Exposition {
-    metrics: Metrics,
     registry: Registry,
     /// Names that have no prefix.
     plain: Registry,
@@ -114,7 +113,6 @@ pub(crate) struct Exposition {
 impl Exposition {
     pub(crate) fn new(metrics: &Metrics, cache: RegistryCache, readiness: Readiness) -> Self {
         let mut exposition = Self {
-            metrics: metrics.clone(),
             registry: Registry::with_prefix(PREFIX),
             plain: Registry::default(),
             cache,
@@ -145,12 +143,6 @@ impl Exposition {
     /// Adds what is asked for anew each time.
     pub(crate) fn gather(&mut self, collector: impl Collector) {
         self.registry.register_collector(Box::new(collector));
-    }
-
-    /// How the mirror is at this moment.
-    pub(crate) fn health(&self) -> (Stage, Health) {
-        let health = health(&self.readiness, &self.cache, &self.metrics, None);
-        (self.readiness.stage(), health)
     }
 
     /// All metrics at this moment.

@@ -14,7 +14,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path;
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::admin::AdminOptions;
 use crate::announcement::Announcement;
 use crate::api::Reloaded;
 use crate::config::{Config, ConfigSource};
@@ -184,11 +185,18 @@ impl Mirror {
             cache: cache.clone(),
             workshop,
             in_use,
-            clock,
+            clock: Arc::clone(&clock),
         });
+        let admin = AdminOptions {
+            token: config.admin_token.clone(),
+            data_dir: store.is_some().then(|| absolute(&config.data_dir)),
+            configuration: Some(reload.clone()),
+            clock,
+        };
         let options = ServerOptions {
             limits: front_limits,
             metrics,
+            admin,
             ..ServerOptions::new(config.default_upstream.clone())
         };
         let bound = Server::bind(config.listen, config.admin_listen, cache.clone(), options).await;
@@ -259,8 +267,7 @@ impl Mirror {
             listen: self.addr,
             admin_listen: self.admin_addr,
             data_dir: self.store.as_ref().map(|store| {
-                let path = &config.data_dir;
-                let path = path::absolute(path).unwrap_or_else(|_| path.clone());
+                let path = absolute(&config.data_dir);
                 (path, store.recovery().clone())
             }),
             tag_ttl: config.tag_ttl,
@@ -299,6 +306,10 @@ impl fmt::Debug for Mirror {
             .field("config", &self.reload.config())
             .finish_non_exhaustive()
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 async fn close(store: Option<DiskStore>) {

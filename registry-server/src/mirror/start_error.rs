@@ -44,6 +44,12 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// The token of the admin API cannot be used.
+    #[error("the token of the admin API cannot be used: {problem}")]
+    AdminToken {
+        /// Why not.
+        problem: String,
+    },
 }
 
 impl StartError {
@@ -60,6 +66,7 @@ impl StartError {
                 source,
             },
             ServerError::DefaultUpstream { upstream } => Self::DefaultUpstream { id: upstream },
+            ServerError::AdminToken { problem } => Self::AdminToken { problem },
         }
     }
 
@@ -67,7 +74,7 @@ impl StartError {
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             // These say it, as they know best.
-            Self::Config(_) | Self::Store(_) => None,
+            Self::Config(_) | Self::Store(_) | Self::AdminToken { .. } => None,
             Self::Upstream { .. } => Some("correct its table in the configuration file"),
             Self::DefaultUpstream { .. } => Some("configure it, or choose another"),
             Self::Listen { source, .. } => Some(match source.kind() {

@@ -61,7 +61,7 @@ pub(crate) use address::is_plain_public;
 #[cfg(feature = "otlp")]
 pub(crate) use clients::client_of_collector;
 pub(crate) use credentials::{
-    HelperName, check_docker_config, check_password_file, eligible_endpoints,
+    HelperName, WatchedFile, check_docker_config, check_password_file, eligible_endpoints,
 };
 
 pub use config::{Budgets, HttpUpstreamConfig, HttpUpstreamConfigError, ProbeSchedule};

@@ -22,12 +22,12 @@ pub use config::{CredentialConfig, CredentialsConfig};
 pub(crate) use docker_config::check as check_docker_config;
 pub(crate) use eligible::eligible_endpoints;
 pub(crate) use helper::HelperName;
+pub(crate) use watched_file::WatchedFile;
 
 use super::config::{HttpUpstreamConfig, HttpUpstreamConfigError as ConfigError};
 use super::redirect::host_of;
 use docker_config::DockerConfig;
 use helper::CredentialHelper;
-use watched_file::WatchedFile;
 
 /// Largest file that a password is read from, in bytes: some are JSON documents with a key.
 const PASSWORD_BYTES_MAX: u64 = 64 << 10;

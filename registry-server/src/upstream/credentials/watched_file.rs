@@ -26,7 +26,7 @@ const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 type Parse<T> = fn(&[u8]) -> Result<T, String>;
 
 /// A file, parsed.
-pub(super) struct WatchedFile<T> {
+pub(crate) struct WatchedFile<T> {
     path: Arc<Path>,
     bytes_max: u64,
     parse: Parse<T>,
@@ -65,7 +65,7 @@ impl<T: Send + Sync> WatchedFile<T> {
     /// # Errors
     ///
     /// Why it cannot be used, to be put after its name.
-    pub(super) fn open(path: &Path, bytes_max: u64, parse: Parse<T>) -> Result<Self, String> {
+    pub(crate) fn open(path: &Path, bytes_max: u64, parse: Parse<T>) -> Result<Self, String> {
         let content = look(path, None, bytes_max)?.expect("without a stamp, everything is new");
         Ok(Self {
             state: Mutex::new(State {
@@ -83,7 +83,7 @@ impl<T: Send + Sync> WatchedFile<T> {
 
     /// What stands in the file; in doubt, what stood in it when it last made sense. `anew`: read
     /// it although it seems unchanged.
-    pub(super) async fn current(&self, anew: bool) -> Arc<T> {
+    pub(crate) async fn current(&self, anew: bool) -> Arc<T> {
         let mut state = self.state.lock().await;
         if anew || state.looked.elapsed() >= LOOK_INTERVAL {
             self.refresh(&mut state, anew).await;

@@ -1,16 +1,25 @@
-//! The admin listener: whether the mirror lives, whether requests should come to it, and what it
-//! has counted.
+//! The admin listener: whether the mirror lives, whether requests should come to it, what it has
+//! counted, and in `api` its administration.
 //!
 //! Kept apart from the registry's API, so that it can be bound where clients do not reach.
 
-use futures::future::BoxFuture;
+mod api;
+
+use std::net::SocketAddr;
+
+use futures::future::{BoxFuture, FutureExt as _};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
 
-use crate::front::{Answer, ApiError, Code, Entry, Lasts, Payload, Service};
+use crate::front::{Answer, ApiError, Code, Entry, Lasts, Payload, RequestBody, Service, has_body};
 use crate::health::Stage;
 use crate::metrics::{Exposition, ListenerName, MEDIA_TYPE};
+
+pub use api::AdminOptions;
+pub(crate) use api::Surroundings;
+
+use api::Api;
 
 /// What is at a path.
 enum Endpoint {
@@ -22,11 +31,34 @@ enum Endpoint {
 /// The admin endpoints.
 pub(crate) struct Admin {
     exposition: Exposition,
+    api: Api,
 }
 
 impl Admin {
-    pub(crate) fn new(exposition: Exposition) -> Self {
-        Self { exposition }
+    /// For a listener at `address`.
+    ///
+    /// # Errors
+    ///
+    /// Why the token of the API cannot be used.
+    pub(crate) fn new(
+        surroundings: Surroundings,
+        options: AdminOptions,
+        exposition: Exposition,
+        address: SocketAddr,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            exposition,
+            api: Api::new(surroundings, options, address)?,
+        })
+    }
+
+    /// Ends what was begun through the API; [`Self::closed`] waits for it.
+    pub(crate) fn close(&self) {
+        self.api.close();
+    }
+
+    pub(crate) async fn closed(&self) {
+        self.api.closed().await;
     }
 
     /// Every endpoint stands here.
@@ -54,7 +86,7 @@ impl Admin {
 
     /// Whether requests should come here, and what a person should look at all the same.
     fn ready(&self) -> Answer {
-        let (stage, health) = self.exposition.health();
+        let (stage, health) = (self.api.stage(), self.api.health());
         let (code, status) = match stage {
             Stage::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Stage::Serving if health.problems.is_empty() => (StatusCode::OK, "ready"),
@@ -82,12 +114,32 @@ impl Service for Admin {
     const LISTENER: ListenerName = ListenerName::Admin;
     const LOGGED: bool = false;
     const ROUTE: &'static str = "admin";
+    const TAKES_BODIES: bool = true;
 
-    fn answer<'a>(&'a self, request: &'a Parts, _: &'a mut Entry) -> BoxFuture<'a, Answer> {
-        Box::pin(async {
-            let answered = self.respond(&request.method, request.uri.path()).await;
+    fn answer<'a>(
+        &'a self,
+        request: &'a Parts,
+        body: RequestBody,
+        entry: &'a mut Entry,
+    ) -> BoxFuture<'a, Answer> {
+        let path = request.uri.path();
+        if api::is_below(path) {
+            return self.api.answer(request, body, entry.client()).boxed();
+        }
+        Box::pin(async move {
+            let answered = match has_body(&request.headers) {
+                true => Err(ApiError::body_refused()),
+                false => self.respond(&request.method, path).await,
+            };
             answered.unwrap_or_else(Answer::from)
         })
+    }
+
+    fn refuse(&self, request: &Parts, error: ApiError) -> Answer {
+        if api::is_below(request.uri.path()) {
+            return Api::refuse(error);
+        }
+        Answer::from(error).of_registry(None)
     }
 }
 
@@ -102,7 +154,7 @@ fn unknown_path() -> ApiError {
         StatusCode::NOT_FOUND,
         Code::Unsupported,
         "path",
-        "nothing is served at this path: the admin listener has /healthz, /readyz and \
-         /metrics, the registry's API is on the other",
+        "nothing is served at this path: the admin listener has /healthz, /readyz, /metrics \
+         and /api/v1/, the registry's API is on the other",
     )
 }
