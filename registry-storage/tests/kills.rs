@@ -123,7 +123,8 @@ async fn evict(store: &DiskStore) {
 }
 
 fn tell(what: &str, digest: Digest) {
-    writeln!(std::io::stdout(), "\n{what} {digest}").unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "\n{what} {digest}").unwrap();
 }
 
 /// What the process to be killed does: it commits, pulls, evicts and reads at random, and tells
@@ -152,7 +153,8 @@ async fn churn_for_ever(data: std::ffi::OsString, seed: u64) {
                 store.manifest(image(n).digest()).await.unwrap();
             }
         }
-        writeln!(std::io::stdout(), "\ndone").unwrap();
+        let mut out = std::io::stdout();
+        writeln!(out, "\ndone").unwrap();
     }
 }
 
