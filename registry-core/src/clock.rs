@@ -7,6 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(u64);
 
 impl Timestamp {
+    /// A time before any other: that of something which has not happened.
+    pub const NEVER: Self = Self(0);
+
     /// The time `millis` milliseconds after the start of 1970.
     pub fn from_millis(millis: u64) -> Self {
         Self(millis)

@@ -108,6 +108,14 @@ pub struct Limits {
     pub removal_names_max: usize,
     /// How many removals one collection lists.
     pub collected_listed_max: usize,
+    /// Exports and imports of images at a time; further ones are refused.
+    pub transfers_max: usize,
+    /// Images in one of them.
+    pub transfer_images_max: usize,
+    /// Manifests and blobs in one of them.
+    pub transfer_entries_max: usize,
+    /// Bytes of manifests that an import keeps in memory until all that they name is there.
+    pub transfer_manifest_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -158,6 +166,10 @@ impl Default for Limits {
             pins_max: 1_000,
             removal_names_max: 8,
             collected_listed_max: 1_000,
+            transfers_max: 4,
+            transfer_images_max: 1_000,
+            transfer_entries_max: 65_536,
+            transfer_manifest_bytes_max: 64 << 20,
         }
     }
 }

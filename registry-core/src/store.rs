@@ -238,7 +238,7 @@ pub struct TagRecord {
     pub digest: Digest,
     /// When the tag was first seen to name it.
     pub fetched_at: Timestamp,
-    /// When the upstream last confirmed that it does.
+    /// When the upstream last confirmed that it does; [`Timestamp::NEVER`] where it was imported.
     pub validated_at: Timestamp,
 }
 
@@ -375,7 +375,7 @@ pub struct ReferrersRecord {
     /// The referrers; `None` where it lists none for anybody: it has no such API, or no such
     /// repository.
     pub referrers: Option<Referrers>,
-    /// When it last said so.
+    /// When it last said so; [`Timestamp::NEVER`] where it was imported.
     pub validated_at: Timestamp,
 }
 

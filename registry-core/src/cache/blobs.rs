@@ -78,6 +78,23 @@ impl RegistryCache {
     }
 }
 
+impl BlobBody {
+    /// The same, as the cache gives it.
+    pub(super) fn of_cache(self) -> BlobBody<CacheError> {
+        let payload = match self.payload {
+            BlobPayload::File(file) => BlobPayload::File(file),
+            BlobPayload::Stream(stream) => {
+                BlobPayload::Stream(Box::pin(stream.map_err(CacheError::from)))
+            }
+        };
+        BlobBody {
+            size: self.size,
+            range: self.range,
+            payload,
+        }
+    }
+}
+
 /// One request for a blob.
 struct Ask<'a> {
     cache: &'a Arc<Inner>,

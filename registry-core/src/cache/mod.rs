@@ -10,6 +10,7 @@
 //! - `follow`, `pass`: the bodies that are read from a fill, and those that are passed through.
 //! - `answers`: what upstreams last said, for people; `upkeep`: what keeps all of it in order and
 //!   within its bounds.
+//! - `transfer`: images carried from one cache to another, in archives.
 //! - `health`, `tasks`: the store's failures, and the tasks that outlive requests.
 //! - `via`: which upstream a request is answered through while the configuration changes.
 
@@ -38,6 +39,7 @@ mod status;
 mod tags;
 mod tasks;
 mod trace;
+mod transfer;
 mod upkeep;
 mod via;
 
@@ -69,6 +71,10 @@ use via::Via;
 pub use answers::{TagAnswer, TagSaid};
 pub use error::CacheError;
 pub use status::{BypassReason, CacheStatus, Served, StaleReason};
+pub use transfer::{
+    AttachedContent, ExportContent, ExportError, ExportPlan, ExportRequest, ExportedImage, Import,
+    ImportError, Imported, ImportedImage, Incoming, LeftOut, PlatformChoice,
+};
 pub use upkeep::{
     BlobDetail, CacheUsage, CollectRequest, Collected, Deleted, Evicted, EvictionCounts,
     Explanation, Filling, Finding, Flaw, ImageDetail, ImageSummary, ManifestDetail, NextPull,
@@ -116,6 +122,7 @@ struct Inner {
     bypass_permits: Arc<Semaphore>,
     verifications: Verifications,
     upkeep: upkeep::State,
+    transfer_permits: Arc<Semaphore>,
 }
 
 /// A manifest from an upstream, and why it was not kept, where it was not.
@@ -163,6 +170,9 @@ impl RegistryCache {
             )),
             verifications: Verifications::default(),
             upkeep: upkeep::State::default(),
+            transfer_permits: Arc::new(Semaphore::new(
+                limits.transfers_max.min(Semaphore::MAX_PERMITS),
+            )),
             limits,
         };
         Self {

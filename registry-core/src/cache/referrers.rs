@@ -98,7 +98,7 @@ impl Held {
         Served {
             value: listed,
             status,
-            age: Some(now.since(self.validated_at)),
+            age: (self.validated_at != Timestamp::NEVER).then(|| now.since(self.validated_at)),
         }
     }
 }

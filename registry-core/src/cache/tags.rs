@@ -17,7 +17,7 @@ use super::via::Via;
 use super::{CacheError, Inner};
 use crate::{
     Answered, Caller, Digest, Manifest, Origin, Reference, Resolution, StoreOperation, Tag,
-    TagRecord, UpstreamError, UpstreamPolicy,
+    TagRecord, Timestamp, UpstreamError, UpstreamPolicy,
 };
 
 /// A tag that can be served without the upstream.
@@ -42,11 +42,11 @@ pub(super) enum Course {
 
 impl Held {
     fn serve(self, status: CacheStatus, cache: &Inner) -> Served<Manifest> {
-        let age = cache.now().since(self.record.validated_at);
+        let validated_at = self.record.validated_at;
         Served {
             value: self.manifest,
             status,
-            age: Some(age),
+            age: (validated_at != Timestamp::NEVER).then(|| cache.now().since(validated_at)),
         }
     }
 }
