@@ -6,6 +6,7 @@
 mod admin;
 mod announcement;
 pub mod api;
+pub mod archive;
 pub mod config;
 pub mod front;
 #[cfg(test)]

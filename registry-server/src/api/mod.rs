@@ -6,6 +6,7 @@
 
 mod name;
 mod time;
+mod transfer;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 pub use name::{ImageName, ImageNameError};
 pub use time::Time;
+pub use transfer::{
+    ArchivedImage, ExportReport, ExportRequest, ImportFailure, ImportReport, LeftOut,
+};
 
 /// How the mirror is: `GET /api/v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
