@@ -4,6 +4,7 @@
 //! environment and file override each other. It starts nothing; beyond the configuration file, it
 //! reads no file, but tries those that the file names.
 
+mod admin_point;
 mod admin_token;
 mod budgets;
 mod credentials;
@@ -34,6 +35,7 @@ use url::Url;
 
 pub use crate::logging::{LogFilter, LogFormat};
 pub use crate::upstream::{CredentialConfig, CredentialsConfig};
+pub use admin_point::AdminPoint;
 pub use admin_token::AdminToken;
 pub use flags::Flags;
 pub use place::{ConfigError, ConfigErrors, Place};
