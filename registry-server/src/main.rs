@@ -1,90 +1,34 @@
 //! The `registry-server` binary: wiring. It reads the configuration, starts a [`Mirror`], says so,
-//! and stops it on a signal.
+//! and stops it on a signal. What is asked of a mirror that runs is [`cli`]'s.
+
+mod cli;
 
 use std::env;
 use std::error::Error;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Parser as _;
+use cli::{Command, CommandLine, HostsToml};
 use registry_server::config::{Config, ConfigErrors, ConfigSource, Flags};
-use registry_server::hosts_toml::{advertised, hosts_toml, parse_mirror_url};
+use registry_server::hosts_toml::{advertised, hosts_toml};
 use registry_server::logging::{LogFormat, start_logging};
 use registry_server::{Mirror, ReloadError, StartError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info, warn};
-use url::Url;
 
 /// Exit status for a mistake of usage or configuration: the same that clap gives.
 const USAGE: u8 = 2;
 
-/// The end of the help: what flags cannot say.
-const FILE_HELP: &str = r#"An example of a configuration file:
-
-  tag_ttl = "1m"
-
-  [upstream."registry.example.org"]
-  endpoints = ["https://registry.example.org", "https://standby.example.org"]
-  tag_ttl = "0s"
-  tag_budget = "3s"       # how long a pull waits for it where something cached can answer
-  on_not_found = "stale"  # or "forward": what is gone there is gone here
-
-  [upstream."registry.example.org".repository."org/**"]
-  max_size = "20GiB"      # most bytes to keep of these
-  frozen = true           # tags that are cached are never asked for again
-
-Both tables also take max_idle and evict (false: stay, whatever the limits). Where several patterns
-match, the most specific decides.
-
-An upstream also takes ca_file, client_cert_file with client_key_file, insecure_skip_verify, realms,
-proxy, no_proxy, connect_budget, headers_budget, body_idle_budget, total_budget,
-next_endpoint_on_not_found and private_redirects; and credentials: username with password,
-password_file or password_env, or docker_config, or credential_helper, also for the repositories
-below a prefix, in a table such as [upstream."ghcr.io".credentials."org/team"]; and
-credential_hosts. Without proxy, those of the environment are used: HTTPS_PROXY, HTTP_PROXY,
-ALL_PROXY and NO_PROXY."#;
-
-/// One process that mirrors every container registry a cluster pulls from.
-///
-/// Point containerd at it with the hosts.toml that it prints at start; docker, podman and others
-/// reach any registry through it by path, as in 127.0.0.1:5000/quay.io/org/app:tag. What was pulled
-/// once is served from the data folder, also when its registry does not answer.
-///
-/// Without a command, it serves. Each setting is a flag, an environment variable or a key of the
-/// configuration file, in this order; what none of them says has a default.
-#[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
-#[command(after_long_help = FILE_HELP)]
-struct CommandLine {
-    #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    flags: Flags,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve until SIGTERM or SIGINT; a second one ends at once what is still being answered. On
-    /// SIGHUP, and when the configuration file has changed, it is read again
-    Serve(Box<Flags>),
-    /// Print the hosts.toml that points containerd at a mirror
-    HostsToml(HostsToml),
-}
-
-#[derive(Debug, Args)]
-struct HostsToml {
-    /// URL under which nodes reach the mirror [default: made of the address it is configured to
-    /// listen on]
-    #[arg(long, value_parser = parse_mirror_url)]
-    url: Option<Url>,
-}
-
 fn main() -> ExitCode {
     let line = CommandLine::parse();
     let flags = match line.command {
+        Some(Command::Operate(command)) => return cli::operate(command),
         Some(Command::HostsToml(arguments)) => return print_hosts_toml(arguments),
+        Some(Command::Completions { shell }) => return cli::completions(shell),
+        Some(Command::Man { folder }) => return cli::man(folder.as_deref()),
         Some(Command::Serve(flags)) => *flags,
         None => line.flags,
     };
