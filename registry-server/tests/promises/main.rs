@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod access;
+mod full_disk;
 mod killed;
 mod lies;
 mod offline;
