@@ -33,6 +33,9 @@ pub(crate) enum BodyError {
     /// A stored file could not be read.
     #[error("cannot read a stored blob")]
     File(#[from] io::Error),
+    /// An archive could not be gone on with.
+    #[error("an archive broke off")]
+    Archive(#[source] io::Error),
     /// There was less than the answer's length says, or more.
     #[error("the content has another length than was told: {missing} bytes were to come")]
     Length {

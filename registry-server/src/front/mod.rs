@@ -45,7 +45,7 @@ use service::Registry;
 
 pub(crate) use access::Entry;
 pub(crate) use answer::{Answer, Came, Lasts};
-pub(crate) use body::Payload;
+pub(crate) use body::{BodyError, Payload};
 pub(crate) use error::{ApiError, Code, chain};
 pub use limits::FrontLimits;
 pub(crate) use request_body::{RequestBody, RequestBodyError};

@@ -1,8 +1,11 @@
 //! The body of a request, for the few that may have one.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -28,6 +31,17 @@ pub(crate) enum RequestBodyError {
 impl RequestBody {
     pub(super) fn new(body: Incoming) -> Self {
         Self(body)
+    }
+
+    /// Its bytes as they come; an error where none come for `idle_max`, or where it breaks off.
+    pub(crate) fn stream(self, idle_max: Duration) -> BoxStream<'static, io::Result<Bytes>> {
+        stream::try_unfold(self.0.into_data_stream(), move |mut body| async move {
+            let next = timeout(idle_max, body.next()).await;
+            let next = next.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+            let chunk = next.transpose().map_err(io::Error::other)?;
+            Ok(chunk.map(|chunk| (chunk, body)))
+        })
+        .boxed()
     }
 
     /// All of it.

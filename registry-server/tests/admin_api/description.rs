@@ -265,7 +265,7 @@ fn the_description_is_whole_and_its_examples_are_what_it_describes() {
             }
         }
     }
-    assert_eq!(examples, 5);
+    assert_eq!(examples, 7);
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub(super) const JOB_CANCEL_MAX: Duration = Duration::from_secs(5);
 pub(super) const WARM_IMAGES_MAX: usize = 1000;
 /// Platforms of one job.
 pub(super) const WARM_PLATFORMS_MAX: usize = 32;
+/// How long the next bytes of an archive are waited for.
+pub(super) const ARCHIVE_IDLE_MAX: Duration = Duration::from_secs(60);
 /// When one is asked to come back who asked for more than there is room for.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Bytes of the token's file.

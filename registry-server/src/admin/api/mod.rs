@@ -1,7 +1,7 @@
 //! The admin API over HTTP: everything below `/api/v1/`, described in `docs/openapi.yaml`.
 //!
 //! - `guard`: who may use it; `routes`, `question`: what is asked; `problem`: why it is not done.
-//! - `status`, `images`, `listing`, `pins`, `work`: the answers; `documents`: what the cache knows, in the words of the API.
+//! - `status`, `images`, `listing`, `pins`, `work`, `transfer`: the answers; `documents`: what the cache knows, in the words of the API.
 //! - `jobs`: what takes long.
 //!
 //! It is HTTP over [`RegistryCache`] and decides nothing about what is kept: a program that embeds
@@ -18,6 +18,7 @@ mod problem;
 mod question;
 mod routes;
 mod status;
+mod transfer;
 mod work;
 
 use std::fmt;
@@ -175,7 +176,7 @@ impl Api {
         let operation = path.operation(&request.method);
         let operation = operation.ok_or_else(|| Refusal::method(&path.allowed()))?;
         let parameters = Parameters::parse(request.uri.query(), operation.parameters())?;
-        if !operation.takes_document() && has_body(&request.headers) {
+        if !operation.takes_body() && has_body(&request.headers) {
             return Err(Refusal::body(
                 StatusCode::BAD_REQUEST,
                 "this request takes no body: send it without one",
@@ -207,6 +208,8 @@ impl Api {
             Operation::StartJob => self.start_job(asked.document().await?),
             Operation::Job => self.job(asked.id()?),
             Operation::CancelJob => self.cancel_job(asked.id()?),
+            Operation::Export => self.export(asked.document().await?).await,
+            Operation::Import => self.import(&asked.parameters, asked.body).await,
             Operation::Reload => self.reload().await,
             Operation::OpenApi => Ok(description()),
         }

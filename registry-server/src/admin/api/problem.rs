@@ -51,6 +51,21 @@ impl Refusal {
         Self::new(status, "invalid", message).with(CONNECTION, close)
     }
 
+    /// Its body is what is taken here, and nothing comes of it.
+    pub(super) fn unprocessable(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message)
+    }
+
+    /// There is no room for what it brings.
+    pub(super) fn full(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "unavailable", message)
+    }
+
+    /// The connection ends with it.
+    pub(super) fn closing(self) -> Self {
+        self.with(CONNECTION, HeaderValue::from_static("close"))
+    }
+
     pub(super) fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }

@@ -27,6 +27,8 @@ pub(super) enum Operation {
     StartJob,
     Job,
     CancelJob,
+    Export,
+    Import,
     Reload,
     OpenApi,
 }
@@ -92,6 +94,14 @@ pub(super) const PATHS: &[Path] = &[
         ],
     },
     Path {
+        path: "export",
+        methods: &[(Method::POST, Operation::Export)],
+    },
+    Path {
+        path: "import",
+        methods: &[(Method::POST, Operation::Import)],
+    },
+    Path {
         path: "reload",
         methods: &[(Method::POST, Operation::Reload)],
     },
@@ -110,6 +120,7 @@ impl Operation {
             Self::Image | Self::DeleteImage | Self::Why => &["name"],
             Self::Unpin => &["pin"],
             Self::Removals => &["limit"],
+            Self::Import => &["as"],
             Self::Status
             | Self::Upstreams
             | Self::Pins
@@ -118,14 +129,18 @@ impl Operation {
             | Self::StartJob
             | Self::Job
             | Self::CancelJob
+            | Self::Export
             | Self::Reload
             | Self::OpenApi => &[],
         }
     }
 
-    /// Whether it takes a document.
-    pub(super) fn takes_document(self) -> bool {
-        matches!(self, Self::Pin | Self::StartJob)
+    /// Whether it takes a body: a document, or an archive.
+    pub(super) fn takes_body(self) -> bool {
+        matches!(
+            self,
+            Self::Pin | Self::StartJob | Self::Export | Self::Import
+        )
     }
 }
 
@@ -224,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_the_need_for_a_document_are_described() {
+    fn limits_and_the_need_for_a_body_are_described() {
         let description: Value = serde_saphyr::from_str(OPENAPI).unwrap();
         let limit = &description["components"]["parameters"]["limit"]["schema"];
         assert_eq!(limit["maximum"], limits::PAGE_ENTRIES_MAX);
@@ -237,7 +252,7 @@ mod tests {
                 let method = method.as_str().to_ascii_lowercase();
                 let operation_described = &description["paths"][format!("/{}", path.path)][method];
                 let takes = operation_described["requestBody"].is_object();
-                assert_eq!(takes, operation.takes_document(), "{operation:?}");
+                assert_eq!(takes, operation.takes_body(), "{operation:?}");
             }
         }
     }
