@@ -2,20 +2,23 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use registry_server::api::{Page, Problem};
+use registry_server::archive::ArchiveBytes;
 use reqwest::redirect::Policy;
-use reqwest::{RequestBuilder, Response};
+use reqwest::{Body, RequestBuilder, Response};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use url::Url;
 
 use super::failure::Failure;
@@ -25,6 +28,10 @@ use super::target::Target;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Time for an answer, whole: the mirror may have to look at all that it keeps.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// Time for an archive, whole: as long as it takes.
+const ARCHIVE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Time for the next bytes of an archive: the mirror may have to wait for a registry.
+const ARCHIVE_IDLE_MAX: Duration = Duration::from_secs(120);
 /// Longest answer. A page of images is a few MiB at the most.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Items that are asked for at a time.
@@ -144,6 +151,57 @@ impl Client {
         query: &[(&str, &str)],
     ) -> Result<T, Failure> {
         self.ask(self.request(Method::DELETE, path, query)).await
+    }
+
+    /// Sends a document, and begins to read an archive: its length, and its bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub(super) async fn download(
+        &self,
+        path: &str,
+        document: &(impl Serialize + Sync),
+    ) -> Result<(u64, ArchiveBytes), Failure> {
+        let body =
+            serde_json::to_vec(document).expect("the documents of the API are JSON by their types");
+        let request = self.request(Method::POST, path, &[]).timeout(ARCHIVE_MAX);
+        let request = request.header(CONTENT_TYPE, "application/json").body(body);
+        let response = request.send().await;
+        let response = response.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = self.body(response).await?;
+            return Err(self.refused(status, &body));
+        }
+        let Some(length) = response.content_length() else {
+            let base = &self.base;
+            let problem = format!("{base} does not tell the length of the archive");
+            return Err(Failure::Failed(problem));
+        };
+        let bytes = stream::try_unfold(response.bytes_stream(), async |mut bytes| {
+            let next = timeout(ARCHIVE_IDLE_MAX, bytes.next()).await;
+            let next = next.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+            let chunk = next.transpose().map_err(io::Error::other)?;
+            Ok(chunk.map(|chunk| (chunk, bytes)))
+        });
+        Ok((length, bytes.boxed()))
+    }
+
+    /// Sends an archive, and reads a document.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub(super) async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        archive: ArchiveBytes,
+    ) -> Result<T, Failure> {
+        let request = self.request(Method::POST, path, query).timeout(ARCHIVE_MAX);
+        let request = request.header(CONTENT_TYPE, "application/x-tar");
+        self.ask(request.body(Body::wrap_stream(archive))).await
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> RequestBuilder {

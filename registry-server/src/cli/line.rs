@@ -136,6 +136,18 @@ pub(crate) enum Operate {
     /// List, watch or cancel long work: warm, verify, gc
     #[command(after_help = EXIT_HELP, args_conflicts_with_subcommands = false)]
     Jobs(Jobs),
+    /// Write images into one archive, with their signatures, for where no network reaches
+    ///
+    /// The archive is an OCI image layout in a tar: `registry-server import` takes it, and so do
+    /// skopeo, podman and containerd. What is not cached is fetched on the way.
+    #[command(after_help = EXIT_HELP)]
+    Export(Export),
+    /// Take the images of an archive, so that they can be pulled without any network
+    ///
+    /// The archive is an OCI image layout in a tar, also with gzip: by `registry-server export`,
+    /// `docker save`, `skopeo copy … oci-archive:FILE` or `podman save --format oci-archive`.
+    #[command(after_help = EXIT_HELP)]
+    Import(Import),
     /// Have the mirror read its configuration again
     #[command(after_help = EXIT_HELP)]
     Reload(Plain),
@@ -368,6 +380,61 @@ pub(crate) struct Gc {
 
     #[command(flatten)]
     pub(crate) watching: Watching,
+
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Images
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+
+    /// File to write; "-" writes to standard output
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Platforms to take along, as linux/amd64,linux/arm64 [default: those that are cached, or else
+    /// the mirror's own]
+    #[arg(
+        short,
+        long = "platform",
+        value_name = "PLATFORM",
+        value_delimiter = ','
+    )]
+    pub(crate) platforms: Vec<String>,
+
+    /// Take every platform along that there is
+    #[arg(long, conflicts_with = "platforms")]
+    pub(crate) all_platforms: bool,
+
+    /// Ask no registry for anything: leave out what is not cached
+    #[arg(long)]
+    pub(crate) held_only: bool,
+
+    /// Leave out signatures, attestations, SBOMs and other referrers
+    #[arg(long)]
+    pub(crate) no_signatures: bool,
+
+    /// Only tell what would be written
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+
+    #[command(flatten)]
+    pub(crate) ask: Ask,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// Archive to read; "-" reads standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) archive: PathBuf,
+
+    /// Name of the archive's one image, where it does not say which registry it is from, or is to
+    /// have another name here: docker.io/library/alpine:3.20
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
 
     #[command(flatten)]
     pub(crate) ask: Ask,

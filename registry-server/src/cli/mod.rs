@@ -21,6 +21,7 @@ mod sources;
 mod status;
 mod table;
 mod target;
+mod transfer;
 mod warm;
 mod why;
 mod words;
@@ -88,6 +89,8 @@ async fn run(command: Operate, ask: &Ask, screen: Screen) -> Result<Exit, Failur
             Some(JobsCommand::Watch { id }) => jobs::watch(&session, id).await,
             Some(JobsCommand::Cancel { id }) => jobs::cancel(&session, id).await,
         },
+        Operate::Export(export) => transfer::export(&session, &export).await,
+        Operate::Import(import) => transfer::import(&session, &import).await,
         Operate::Reload(_) => reload::reload(&session).await,
     }
 }
@@ -106,6 +109,8 @@ impl Operate {
             Self::Verify(it) => &it.ask,
             Self::Gc(it) => &it.ask,
             Self::Jobs(it) => &it.ask,
+            Self::Export(it) => &it.ask,
+            Self::Import(it) => &it.ask,
         }
     }
 }
