@@ -144,6 +144,36 @@ async fn what_two_indexes_list_goes_with_neither() {
     assert_eq!(summary.own_bytes, first.descriptor().size);
 }
 
+/// A pin does not make an image's own bytes anybody else's.
+#[tokio::test]
+async fn what_is_pinned_has_bytes_of_its_own_still() {
+    let image_pin = |text: &str| Pin::parse(&format!("one.example/library/app:{text}")).unwrap();
+    let pattern = Pin::parse("one.example/library/*").unwrap();
+    for pin in [image_pin("1"), pattern] {
+        let mirror = kept();
+        let image = add_image(&mirror.one, "a", "linux/amd64", &[sample(5_000, 1)]);
+        let index = add_index(&mirror.one, &[("linux/amd64", &image)]);
+        name_it(&mirror.one, "1", &index);
+        mirror.pull("1").await;
+        let before = summary(&mirror, "1").await;
+        assert_eq!(before.own_bytes, index.descriptor().size + image.bytes);
+        mirror.cache.pin(pin.clone()).await.unwrap();
+        let pinned = summary(&mirror, "1").await;
+        assert!(pinned.pinned);
+        assert_eq!(pinned.own_bytes, before.own_bytes, "{pin}");
+    }
+    // What stays because of a pin of its own is not told to go with the rest.
+    let mirror = kept();
+    let image = add_image(&mirror.one, "a", "linux/amd64", &[sample(5_000, 1)]);
+    let index = add_index(&mirror.one, &[("linux/amd64", &image)]);
+    name_it(&mirror.one, "1", &index);
+    mirror.pull("1").await;
+    let pin = format!("one.example/library/app@{}", image.digest());
+    mirror.cache.pin(Pin::parse(&pin).unwrap()).await.unwrap();
+    let summary = summary(&mirror, "1").await;
+    assert_eq!(summary.own_bytes, index.descriptor().size);
+}
+
 #[tokio::test]
 async fn times_are_those_of_the_tag_and_of_the_last_pull() {
     let mirror = kept_with(ttl(60), Limits::default());

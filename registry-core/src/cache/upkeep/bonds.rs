@@ -92,19 +92,21 @@ impl<'a> Bonds<'a> {
     }
 
     /// Of an image, the manifests that would go with its `root`: those that nothing else needs.
-    /// `children` are the others that are held, each after one that lists it.
+    /// `children` are the others that are held, each after one that lists it. Where a pin holds the
+    /// root, it has to go first: then they are told as they would go without pins.
     pub(super) async fn going_with(
         &self,
         root: Digest,
         children: &[Digest],
     ) -> Result<BTreeSet<Digest>, CacheError> {
         let mut going = BTreeSet::from([root]);
+        let is_pinned = self.pin_of(root).await?.is_some();
         for child in children {
             let is_needed = self
                 .is_needed_beside(LinkTarget::Manifest(*child), &going)
                 .await?
                 || !self.tagged_as(*child, 1).await?.is_empty();
-            if !is_needed && self.pin_of(*child).await?.is_none() {
+            if !is_needed && (is_pinned || self.pin_of(*child).await?.is_none()) {
                 going.insert(*child);
             }
         }

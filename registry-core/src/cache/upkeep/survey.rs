@@ -39,7 +39,8 @@ pub struct ImageSummary {
     pub platforms: Vec<Platform>,
     /// Bytes of everything of it that is held.
     pub bytes: u64,
-    /// Those of them that no other manifest that is held needs: what removing it would give free.
+    /// Those of them that no other manifest that is held needs: what removing it would give free,
+    /// once it is not pinned any more.
     pub own_bytes: u64,
     /// Whether everything that it needs, of at least one platform, is held.
     pub complete: bool,
