@@ -17,7 +17,7 @@ use crate::health::Stage;
 use crate::metrics::{Exposition, ListenerName, MEDIA_TYPE};
 
 pub use api::AdminOptions;
-pub(crate) use api::Surroundings;
+pub(crate) use api::{Surroundings, check_admin_token};
 
 use api::Api;
 

@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::changes::{changes, needs_restart};
 use super::files::{self, Stamp};
 use super::upstreams::{InUse, Unusable, Workshop, files_of};
+use crate::admin::check_admin_token;
 use crate::api::{ConfigurationState, Reloaded, Time};
 use crate::config::{Config, ConfigErrors, ConfigSource};
 use crate::upstream::HttpUpstreamConfigError;
@@ -46,6 +47,12 @@ pub enum ReloadError {
         id: UpstreamId,
         /// Why not.
         source: Arc<HttpUpstreamConfigError>,
+    },
+    /// What stands where the token of the admin API should is none.
+    #[error("the token of the admin API cannot be used: {problem}")]
+    AdminToken {
+        /// What is wrong with it.
+        problem: String,
     },
     /// The process is ending.
     #[error("the mirror is shutting down")]
@@ -183,9 +190,11 @@ impl ReloadHandle {
         let (live, before) = (Arc::clone(&self.live), in_use.clone());
         let make = spawn_blocking(move || {
             let made = live.workshop.make(&config, &before);
-            (config, before, made)
+            let token = check_admin_token(&config.admin_token);
+            (config, before, made, token)
         });
-        let (config, before, made) = make.await.map_err(|_| ReloadError::Stopping)?;
+        let (config, before, made, token) = make.await.map_err(|_| ReloadError::Stopping)?;
+        token.map_err(|problem| ReloadError::AdminToken { problem })?;
         let (upstreams, after) = made.map_err(|Unusable { id, source }| {
             let source = Arc::new(source);
             ReloadError::Upstream { id, source }

@@ -1,6 +1,8 @@
 //! What a reload puts in effect, what it leaves alone, and what it refuses.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use ::http::Method;
@@ -18,6 +20,20 @@ use crate::support::{Scene, get, manifest, registry, table};
 const MISS: &str = "fwd=miss; stored";
 const HIT: &str = "hit";
 const REVALIDATED: &str = "fwd=stale; detail=revalidated";
+
+/// The status of a request to the admin API that shows this token.
+fn administer(address: SocketAddr, token: &str) -> u16 {
+    let mut client = TcpStream::connect(address).unwrap();
+    write!(
+        client,
+        "GET /api/v1/jobs HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\
+         Connection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
 
 fn status(status: &str) -> (u16, String) {
     (200, status.to_owned())
@@ -228,6 +244,39 @@ async fn limits_and_flags_keep_their_precedence_and_some_need_a_restart() {
     assert_eq!(scene.reload(&text).await.needs_restart, ["reserve", "log"]);
     let reloaded = scene.reload(&table("one.test", &one)).await;
     assert_eq!(reloaded.needs_restart, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_that_a_reload_names_is_the_token() {
+    let (one, _) = registry().await;
+    let text = table("one.test", &one);
+    let scene = Scene::start(&text).await;
+    let (first, second) = ("first-0123456789abcdef", "second-0123456789abcdef");
+    for token in [first, second, "short"] {
+        fs::write(scene.folder.path().join(&token[..5]), token).unwrap();
+    }
+    let admin = scene.mirror.admin_addr().unwrap();
+    let asked = async |token: &str| {
+        let token = token.to_owned();
+        let asking = spawn_blocking(move || administer(admin, &token));
+        asking.await.unwrap()
+    };
+    assert_eq!(asked("").await, 200, "none is wanted from this machine");
+    let with = |file: &str| format!("admin_token_file = \"{file}\"\n{text}");
+    let reloaded = scene.reload(&with("first")).await;
+    assert_eq!(reloaded.changed, ["admin token"]);
+    assert_eq!((asked("").await, asked(first).await), (401, 200));
+    // One that may have leaked is worth nothing from then on.
+    scene.reload(&with("secon")).await;
+    assert_eq!((asked(first).await, asked(second).await), (401, 200));
+    // One that can be guessed is refused, with the rest of the file.
+    fs::write(scene.path(), with("short")).unwrap();
+    let error = scene.mirror.reload().await.unwrap_err();
+    assert!(matches!(error, ReloadError::AdminToken { .. }), "{error}");
+    assert!(error.to_string().contains("can be guessed"), "{error}");
+    assert_eq!((asked("short").await, asked(second).await), (401, 200));
+    scene.reload(&text).await;
+    assert_eq!(asked("").await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

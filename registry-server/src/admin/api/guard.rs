@@ -2,17 +2,19 @@
 //! page that a browser shows, whoever sits before it.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::{AUTHORIZATION, FORWARDED, HOST, HeaderName, ORIGIN, VIA};
 use http::request::Parts;
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::limits;
 use super::problem::Refusal;
+use crate::ReloadHandle;
 use crate::config::AdminToken;
 use crate::upstream::WatchedFile;
 
@@ -23,8 +25,17 @@ const OF_PROXIES: [HeaderName; 3] = [FORWARDED, VIA, HeaderName::from_static("x-
 
 /// Decides who may use the API.
 pub(super) struct Guard {
-    token: Token,
+    current: Mutex<Current>,
+    /// Where another token may come from while this one is in use.
+    configuration: Option<ReloadHandle>,
     refused: Mutex<Refused>,
+}
+
+/// The token in use.
+struct Current {
+    token: Arc<Token>,
+    /// What the configuration said of it when it was taken from there.
+    configured: Option<AdminToken>,
 }
 
 /// The token, or where it stands.
@@ -32,6 +43,38 @@ enum Token {
     None,
     Value(SecretString),
     File(WatchedFile<SecretString>),
+}
+
+impl Token {
+    /// # Errors
+    ///
+    /// Why it cannot be used, without quoting it.
+    fn read(token: &AdminToken) -> Result<Self, String> {
+        Ok(match token {
+            AdminToken::None => Self::None,
+            AdminToken::Value(token) => {
+                check(token.expose_secret())?;
+                Self::Value(token.clone())
+            }
+            AdminToken::File(path) => {
+                let file = WatchedFile::open(path, limits::TOKEN_FILE_BYTES_MAX, read);
+                Self::File(file.map_err(|problem| format!("{} {problem}", path.display()))?)
+            }
+        })
+    }
+}
+
+/// Whether a token can be used, as one has to be that a configuration names.
+///
+/// # Errors
+///
+/// Why not, without quoting it.
+pub(crate) fn check_admin_token(token: &AdminToken) -> Result<(), String> {
+    Token::read(token).map(drop)
+}
+
+fn configured(configuration: &ReloadHandle) -> AdminToken {
+    configuration.config().admin_token.clone()
 }
 
 /// Who was refused since that was last logged.
@@ -42,23 +85,22 @@ struct Refused {
 }
 
 impl Guard {
+    /// With `token`, until `configuration` names another.
+    ///
     /// # Errors
     ///
     /// Why the token cannot be used, without quoting it.
-    pub(super) fn new(token: &AdminToken) -> Result<Self, String> {
-        let token = match token {
-            AdminToken::None => Token::None,
-            AdminToken::Value(token) => {
-                check(token.expose_secret())?;
-                Token::Value(token.clone())
-            }
-            AdminToken::File(path) => {
-                let file = WatchedFile::open(path, limits::TOKEN_FILE_BYTES_MAX, read);
-                Token::File(file.map_err(|problem| format!("{} {problem}", path.display()))?)
-            }
+    pub(super) fn new(
+        token: &AdminToken,
+        configuration: Option<ReloadHandle>,
+    ) -> Result<Self, String> {
+        let current = Current {
+            token: Arc::new(Token::read(token)?),
+            configured: configuration.as_ref().map(configured),
         };
         Ok(Self {
-            token,
+            current: Mutex::new(current),
+            configuration,
             refused: Mutex::default(),
         })
     }
@@ -78,8 +120,9 @@ impl Guard {
     }
 
     async fn admit_program(&self, request: &Parts, client: SocketAddr) -> Result<(), Refusal> {
+        let in_use = self.token().await;
         let current;
-        let token = match &self.token {
+        let token = match &*in_use {
             Token::None => return admit_local(request, client),
             Token::Value(token) => token,
             Token::File(file) => {
@@ -96,6 +139,42 @@ impl Guard {
             Ok(())
         } else {
             Err(Refusal::unauthorized(true))
+        }
+    }
+
+    /// The token in use: since the last reload, the one that the configuration names.
+    async fn token(&self) -> Arc<Token> {
+        let wanted = self.configuration.as_ref().map(configured);
+        let current = {
+            let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            if current.configured == wanted {
+                return Arc::clone(&current.token);
+            }
+            Arc::clone(&current.token)
+        };
+        let Some(wanted) = wanted else {
+            return current;
+        };
+        let named = wanted.clone();
+        let read = spawn_blocking(move || Token::read(&named)).await;
+        match read.unwrap_or_else(|_| Err("cannot be looked at".to_owned())) {
+            Ok(token) => {
+                let token = Arc::new(token);
+                let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+                *current = Current {
+                    token: Arc::clone(&token),
+                    configured: Some(wanted),
+                };
+                token
+            }
+            Err(problem) => {
+                // It was right when it was read with the configuration: it will be again.
+                error!(
+                    problem,
+                    "the new token of the admin API cannot be used: the old one is"
+                );
+                current
+            }
         }
     }
 

@@ -35,6 +35,8 @@ use crate::front::{Answer, ApiError, Lasts, Payload, RequestBody, has_body};
 use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::{ReloadError, ReloadHandle};
+pub(crate) use guard::check_admin_token;
+
 use guard::Guard;
 use jobs::Jobs;
 use problem::{Refusal, document};
@@ -120,7 +122,7 @@ impl Api {
             listen,
         } = surroundings;
         Ok(Self {
-            guard: Guard::new(&options.token)?,
+            guard: Guard::new(&options.token, options.configuration.clone())?,
             jobs: Jobs::new(Arc::clone(&options.clock)),
             started_at: options.clock.now(),
             cache,
