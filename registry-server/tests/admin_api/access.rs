@@ -177,6 +177,9 @@ async fn no_page_in_a_browser_may() {
         Question::get("http://evil.example/api/v1/jobs"),
         // Whoever comes through a proxy on this machine is not on it.
         jobs().header("X-Forwarded-For", "192.0.2.7"),
+        jobs().header("X-Forwarded-Host", "mirror.example.org"),
+        jobs().header("X-Forwarded-Proto", "https"),
+        jobs().header("X-Real-IP", "192.0.2.7"),
         jobs().header("Forwarded", "for=192.0.2.7"),
         jobs().header("Via", "1.1 proxy"),
     ] {

@@ -21,7 +21,9 @@ use crate::upstream::WatchedFile;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What proxies add: whoever comes through one is not who is at the other end of the connection.
-const OF_PROXIES: [HeaderName; 3] = [FORWARDED, VIA, HeaderName::from_static("x-forwarded-for")];
+const OF_PROXIES: [HeaderName; 3] = [FORWARDED, VIA, HeaderName::from_static("x-real-ip")];
+/// What else they add begins so: `X-Forwarded-For`, `-Host`, `-Proto`, ….
+const OF_PROXIES_BEGINS: &str = "x-forwarded-";
 
 /// Decides who may use the API.
 pub(super) struct Guard {
@@ -201,7 +203,9 @@ fn is_page(request: &Parts) -> bool {
 /// Without a token: whether a request is from this machine, and for it. A name that an attacker
 /// makes point here (DNS rebinding) is neither an address nor `localhost`.
 fn admit_local(request: &Parts, client: SocketAddr) -> Result<(), Refusal> {
-    let is_forwarded = OF_PROXIES.iter().any(|it| request.headers.contains_key(it));
+    let of_proxy =
+        |name: &HeaderName| OF_PROXIES.contains(name) || name.as_str().starts_with(OF_PROXIES_BEGINS);
+    let is_forwarded = request.headers.keys().any(of_proxy);
     if !client.ip().to_canonical().is_loopback() || is_forwarded {
         return Err(Refusal::forbidden(
             "the admin API answers this machine only: set admin_token_file, and send what stands \
