@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use registry_core::{
     BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Digest, Link, LinkStore,
     LinkTarget, Manifest, ManifestStore, Origin, RangeRequest, ReferrersRecord, ReferrersStore,
-    StoreError, StoreOperation, Tag, TagRecord, TagStore, Timestamp, UpstreamId,
+    StoreError, StoreOperation, Tag, TagRecord, TagStore, UpstreamId,
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -105,16 +105,6 @@ impl DiskStore {
         self.shared.folder().map_or(0, |folder| folder.forgotten())
     }
 
-    /// When some content was last opened, as far as that was recorded.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`], where it cannot be told.
-    pub async fn accessed_at(&self, target: LinkTarget) -> Result<Option<Timestamp>, StoreError> {
-        let accessed = move |folder: &Folder| folder.accessed(target);
-        self.shared.blocking(StoreOperation::Index, accessed).await
-    }
-
     /// Waits for the calls that are under way, makes everything durable and gives the folder free.
     /// Every later call, also of a sink or a reader, is [`StoreError::Closed`]. Closing twice is
     /// fine.
@@ -164,6 +154,7 @@ impl Shared {
             return Err(closed);
         };
         let hop = self.hops.spawn_blocking(move || {
+            folder.settle_reopened();
             let result = work(&folder);
             // In this order: whoever waits for all turns finds nobody in the folder.
             drop(folder);

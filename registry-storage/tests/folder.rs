@@ -15,8 +15,8 @@ use futures::FutureExt as _;
 use registry_core::testing::conformance;
 use registry_core::testing::content::{digest_of, put_blob, sample, verified};
 use registry_core::{
-    Algorithm, BlobSink, BlobStore as _, Clock, LinkTarget, Manifest, ManifestStore as _,
-    StoreError, Timestamp,
+    Algorithm, BlobSink, BlobStore as _, Clock, InventoryStore as _, LinkTarget, Manifest,
+    ManifestStore as _, StoreError, Timestamp,
 };
 use registry_storage::testing::{DiskSpace, Step};
 use registry_storage::{DiskOptions, DiskStore, OpenError, Reserve};
@@ -424,6 +424,11 @@ impl Clock for Hands {
     }
 }
 
+async fn accessed_at(store: &DiskStore, target: LinkTarget) -> Option<Timestamp> {
+    let record = store.record(target).await.unwrap();
+    record.and_then(|record| record.accessed_at)
+}
+
 #[tokio::test]
 async fn access_times_outlive_a_close() {
     let dir = TempDir::new().unwrap();
@@ -443,11 +448,11 @@ async fn access_times_outlive_a_close() {
     let kept = manifest(1);
     let manifest = LinkTarget::Manifest(kept.digest());
     store.put_manifest(kept.clone()).await.unwrap();
-    assert_eq!(store.accessed_at(blob).await.unwrap(), at(1_000));
+    assert_eq!(accessed_at(&store, blob).await, at(1_000));
     set(2_000);
     store.stat(digest).await.unwrap();
     assert_eq!(
-        store.accessed_at(blob).await.unwrap(),
+        accessed_at(&store, blob).await,
         at(1_000),
         "a stat is no access"
     );
@@ -458,18 +463,18 @@ async fn access_times_outlive_a_close() {
     store.close().await.unwrap();
 
     let store = open().await;
-    assert_eq!(store.accessed_at(blob).await.unwrap(), at(3_000));
+    assert_eq!(accessed_at(&store, blob).await, at(3_000));
     assert_eq!(
-        store.accessed_at(manifest).await.unwrap(),
+        accessed_at(&store, manifest).await,
         at(3_000),
         "also where it was hot"
     );
     let absent = LinkTarget::Blob(digest_of(b"absent"));
-    assert_eq!(store.accessed_at(absent).await.unwrap(), None);
+    assert_eq!(accessed_at(&store, absent).await, None);
     store.remove(digest).await.unwrap();
     store.remove_manifest(kept.digest()).await.unwrap();
-    assert_eq!(store.accessed_at(blob).await.unwrap(), None);
-    assert_eq!(store.accessed_at(manifest).await.unwrap(), None);
+    assert_eq!(accessed_at(&store, blob).await, None);
+    assert_eq!(accessed_at(&store, manifest).await, None);
 }
 
 /// A batch is written while the store is in use, and only then: here nobody closes it.
@@ -495,7 +500,7 @@ async fn access_times_are_written_in_batches() {
     drop(store);
     let store = open().await;
     let accessed = async |store: &DiskStore, target| {
-        let accessed = store.accessed_at(target).await.unwrap();
+        let accessed = accessed_at(store, target).await;
         accessed.map(Timestamp::as_millis)
     };
     for manifest in &manifests {

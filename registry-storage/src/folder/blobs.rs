@@ -10,8 +10,8 @@ use registry_core::{
 };
 
 use super::Folder;
-use crate::index::Unused;
 use crate::index::keys::{BlobRow, Intent};
+use crate::index::{Opening, Unused};
 use crate::layout::{Entry, Kind, found, open_content, remove_content, sync_folder};
 use crate::step::Step;
 
@@ -53,18 +53,17 @@ impl Folder {
             // Whoever committed it had this turn until it was durable.
             return Ok(());
         }
+        let since = self.index.opening();
         self.index.put_intent(digest, Intent::Commit { size })?;
-        self.index.flush()?;
+        self.index.flush(since)?;
         self.step(Step::IntentFlushed);
         let placed = self.place_blob(partial, digest, size);
-        if placed.is_err() {
-            // As if it had not begun; where that fails too, the next start or the next call
-            // about this digest finds what is left.
-            let _ = remove_content(&self.layout.content(Kind::Blob, digest));
+        // As if it had not begun; where that fails too, the intent stays.
+        if placed.is_ok() || self.remove_file(digest).is_ok() {
+            // One that stays is settled at the next start, by what is there then.
+            let _ = self.index.remove_intent(digest, since);
+            self.step(Step::IntentRemoved);
         }
-        // An intent that stays is settled at the next start, by what is there then.
-        let _ = self.index.remove_intent(digest);
-        self.step(Step::IntentRemoved);
         placed
     }
 
@@ -120,20 +119,21 @@ impl Folder {
 
     /// Removes row and file of a blob, in its turn.
     fn discard_blob(&self, digest: Digest) -> Result<(), StoreError> {
+        let since = self.index.opening();
         self.index.dismiss_blob(digest)?;
-        self.remove_dismissed(digest)
+        self.remove_dismissed(digest, since)
     }
 
     /// Removes the file of a blob whose row was just removed, in its turn.
-    fn remove_dismissed(&self, digest: Digest) -> Result<(), StoreError> {
+    fn remove_dismissed(&self, digest: Digest, since: Opening) -> Result<(), StoreError> {
         self.accesses.forget(LinkTarget::Blob(digest));
         // The row is gone for good before the file goes (I6).
-        self.index.flush()?;
+        self.index.flush(since)?;
         self.step(Step::RowRemoved);
         let removed = self.remove_file(digest);
         removed.map_err(|source| StoreError::io(StoreOperation::Remove, source))?;
         self.step(Step::FileRemoved);
-        self.index.remove_intent(digest)?;
+        self.index.remove_intent(digest, since)?;
         self.step(Step::IntentRemoved);
         Ok(())
     }
@@ -172,6 +172,7 @@ impl Folder {
         let _turn = self.turn(digest);
         let path = self.layout.content(Kind::Blob, digest);
         let file = found(fs::symlink_metadata(&path)).map_err(failed)?;
+        let since = self.index.opening();
         match self.index.dismiss_unused(digest)? {
             Unused::Needed => return Ok(RemovedUnused::Needed),
             Unused::Absent if file.is_none() => return Ok(RemovedUnused::Absent),
@@ -179,7 +180,7 @@ impl Folder {
             Unused::Absent => self.index.put_intent(digest, Intent::Remove)?,
             Unused::Dismissed => {}
         }
-        self.remove_dismissed(digest)?;
+        self.remove_dismissed(digest, since)?;
         Ok(match file {
             None => RemovedUnused::Absent,
             Some(file) => RemovedUnused::Removed(file.len()),
@@ -263,11 +264,12 @@ impl Folder {
         self.discard_blob(digest)
     }
 
-    /// Brings to its end what a crash interrupted: a row that stands keeps its file; a file that
+    /// Brings to its end what was interrupted: a row that stands keeps its file; a file that
     /// was about to be committed, and is whole, was verified and synced before the intent was
     /// recorded, so it gets its row; any other file goes.
     pub(super) fn settle_intent(&self, digest: Digest, intent: Intent) -> Result<(), StoreError> {
         let _turn = self.turn(digest);
+        let since = self.index.opening();
         let row = self.index.blob(digest)?;
         let file = self.open_file(digest)?;
         match (row, file, intent) {
@@ -280,7 +282,7 @@ impl Folder {
                 removed.map_err(|source| StoreError::io(StoreOperation::Remove, source))?;
             }
         }
-        self.index.remove_intent(digest)
+        self.index.remove_intent(digest, since)
     }
 }
 

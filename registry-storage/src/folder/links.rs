@@ -93,9 +93,10 @@ impl Folder {
                 self.measure_manifest(digest)?;
             }
         }
+        let since = self.index.opening();
         let removed = self.index.unlink(origin, target)?;
         // Also where there was none: then it may be a second try, after this had failed.
-        self.index.flush()?;
+        self.index.flush(since)?;
         self.step(Step::LinkRemoved);
         Ok(removed)
     }
@@ -118,9 +119,10 @@ impl Folder {
                 self.measure_manifest(digest)?;
             }
         }
+        let since = self.index.opening();
         let tags = self.index.forget(target)?;
         // Also where nothing was removed: then it may be a second try, after this had failed.
-        self.index.flush()?;
+        self.index.flush(since)?;
         self.step(Step::Forgotten);
         Ok(tags)
     }

@@ -138,6 +138,7 @@ impl Folder {
     /// Removes row and files of a manifest, in its turn; whether there was a file.
     fn discard_manifest(&self, digest: Digest) -> Result<bool, StoreError> {
         self.manifests.remove(&digest);
+        let since = self.index.opening();
         // On a full disk there may be no room for the mark, and the removal is all the more wanted.
         let is_marked = self.mark(digest).is_ok();
         self.index.dismiss_manifest(digest)?;
@@ -148,8 +149,9 @@ impl Folder {
             // As if it had not begun.
             self.agree_manifest(digest)?;
         }
-        if !is_marked {
-            self.index.flush()?;
+        // What was removed may have made room for it.
+        if !is_marked && self.mark(digest).is_err() {
+            self.index.flush(since)?;
         }
         removed.map_err(|source| StoreError::io(StoreOperation::Remove, source))
     }

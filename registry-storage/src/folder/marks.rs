@@ -76,6 +76,10 @@ impl Folder {
     pub(crate) fn settle_manifests(&self) {
         let settling = &self.marks.settling;
         let _settling = settling.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of rows that were lost since, the mark would be gone.
+        let Some(opening) = self.settle_reopened() else {
+            return;
+        };
         let changes: Vec<(Digest, u64)> = {
             let changes = self.marks.changes();
             changes.iter().map(|(digest, n)| (*digest, *n)).collect()
@@ -87,7 +91,7 @@ impl Folder {
             .iter()
             .try_for_each(|(digest, _)| self.sync_manifest(*digest))
             .map_err(|source| StoreError::io(StoreOperation::Commit, source));
-        if let Err(error) = synced.and_then(|()| self.index.flush()) {
+        if let Err(error) = synced.and_then(|()| self.index.flush(opening)) {
             tracing::debug!(%error, "manifests cannot be made durable yet");
             return;
         }
@@ -122,7 +126,6 @@ impl Folder {
     /// them did not agree.
     pub(super) fn settle_marks(&self) -> Result<u64, StoreError> {
         let failed = |source| StoreError::io(StoreOperation::Index, source);
-        let mut settled = 0;
         let entries = fs::read_dir(self.layout.unsettled()).map_err(failed)?;
         for entry in entries {
             let entry = entry.map_err(failed)?;
@@ -131,9 +134,21 @@ impl Folder {
                 continue;
             };
             self.marks.changes().insert(digest, 0);
+        }
+        let settled = self.agree_marked()?;
+        self.settle_manifests();
+        Ok(settled)
+    }
+
+    /// Makes the row of every manifest that is marked what its files are; how many of them did not
+    /// agree. Not in any turn.
+    pub(super) fn agree_marked(&self) -> Result<u64, StoreError> {
+        let marked: Vec<Digest> = self.marks.changes().keys().copied().collect();
+        let mut settled = 0;
+        for digest in marked {
+            let _turn = self.turn(digest);
             settled += u64::from(self.agree_manifest(digest)?);
         }
-        self.settle_manifests();
         Ok(settled)
     }
 }

@@ -14,13 +14,14 @@ mod open;
 mod partials;
 mod pins;
 mod repair;
+mod settle;
 mod sidecar;
 mod unfinished;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use registry_core::{Clock, Digest, LinkTarget, Manifest, StoreError, StoreOperation, Timestamp};
+use registry_core::{Clock, Digest, LinkTarget, Manifest, StoreError, StoreOperation};
 
 use crate::accesses::Accesses;
 use crate::format::FormatFile;
@@ -48,6 +49,7 @@ pub(crate) struct Folder {
     turns: Vec<Mutex<()>>,
     manifests: manifests::Hot,
     marks: marks::Marks,
+    settled: Mutex<settle::Settled>,
     /// Held while pins are read to be changed, and written.
     pinning: Mutex<()>,
     forgotten: AtomicU64,
@@ -92,17 +94,6 @@ impl Folder {
         }
     }
 
-    /// When some content that is kept was last opened, as far as that was recorded.
-    pub(crate) fn accessed(&self, target: LinkTarget) -> Result<Option<Timestamp>, StoreError> {
-        match self.accesses.get(target) {
-            Some(at) => Ok(Some(at)),
-            None => {
-                let row = self.index.content(target)?;
-                Ok(row.and_then(|row| row.accessed_at))
-            }
-        }
-    }
-
     /// The manifest, where it is in memory; without blocking.
     pub(crate) fn hot_manifest(&self, digest: Digest) -> Option<Manifest> {
         self.manifests.get(&digest)
@@ -136,7 +127,7 @@ impl Folder {
     pub(crate) fn step(&self, step: Step) {
         self.steps.taken(step, || {
             // A test's: what it wants to see is missing where this fails, and it says so.
-            let _ = self.index.flush();
+            let _ = self.index.flush(self.index.opening());
         });
     }
 }

@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use registry_core::StoreError;
-
 use super::derive::Upgraded;
 use super::marks::Marks;
 use super::repair::{Opened, Rebuilt, index_error, open_index};
+use super::settle::Settled;
 use super::unfinished::Unfinished;
 use super::{Folder, manifests, turns};
 use crate::accesses::Accesses;
@@ -86,6 +85,7 @@ impl Folder {
             turns: turns(),
             manifests: manifests::hot(options.manifest_cache_bytes),
             marks: Marks::default(),
+            settled: Mutex::new(Settled::at(index.opening())),
             pinning: Mutex::default(),
             forgotten: AtomicU64::new(0),
             steps: options.steps.clone(),
@@ -109,13 +109,5 @@ impl Folder {
             upgraded,
         };
         Ok((folder, recovery))
-    }
-
-    fn settle_intents(&self) -> Result<u64, StoreError> {
-        let intents = self.index.intents()?;
-        for (digest, intent) in &intents {
-            self.settle_intent(*digest, *intent)?;
-        }
-        Ok(intents.len() as u64)
     }
 }

@@ -27,7 +27,7 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{self, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -119,11 +119,18 @@ pub(crate) struct Identity {
     pub(crate) epoch: u64,
 }
 
+/// Which opening of an index it was. What was recorded in an earlier one and was not flushed may be
+/// lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opening(u64);
+
 pub(crate) struct Index {
     config: Config,
     suspect: PathBuf,
     /// `None` where it could not be opened anew after a failure; the next write tries again.
     trees: RwLock<Option<Trees>>,
+    /// How often it was opened anew; counted up while nobody reads or writes `trees`.
+    revived: AtomicU64,
     failed_at: Mutex<Option<Instant>>,
     /// The number of the last flush that succeeded.
     flushed: Mutex<u64>,
@@ -149,6 +156,7 @@ impl Index {
             config,
             suspect: layout.index_suspect(),
             trees: RwLock::new(Some(trees)),
+            revived: AtomicU64::new(0),
             failed_at: Mutex::default(),
             flushed: Mutex::default(),
             flushes_begun: AtomicU64::new(0),
@@ -173,18 +181,34 @@ impl Index {
 
     /// Marks the index as whole: all that was recorded before is in it. Durable.
     pub(crate) fn put_identity(&self, epoch: u64) -> Result<(), StoreError> {
+        let since = self.opening();
         self.write(|trees| {
             trees.db.insert(EPOCH_KEY, &epoch.to_be_bytes())?;
             trees.db.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?;
             Ok(())
         })?;
-        self.flush()
+        self.flush(since)
     }
 
-    /// Makes all that was recorded before the call durable. Of calls at the same time one works
-    /// for all.
-    pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        self.flush_past(self.flushes_begun.load(Ordering::SeqCst))
+    /// The opening that what is recorded from now on belongs to, or one before it.
+    pub(crate) fn opening(&self) -> Opening {
+        Opening(self.revived.load(Ordering::SeqCst))
+    }
+
+    /// Makes all durable that was recorded since that opening was told. Of calls at the same time
+    /// one works for all.
+    ///
+    /// # Errors
+    ///
+    /// Also where the index was opened anew meanwhile: some of it may be lost.
+    pub(crate) fn flush(&self, since: Opening) -> Result<(), StoreError> {
+        self.flush_past(self.flushes_begun.load(Ordering::SeqCst))?;
+        if self.opening() == since {
+            Ok(())
+        } else {
+            let source = io::Error::other("the index was opened anew meanwhile");
+            Err(StoreError::io(StoreOperation::Index, source))
+        }
     }
 
     /// Returns when a flush has succeeded that was begun after the first `begun` of them.
@@ -211,7 +235,13 @@ impl Index {
     }
 
     fn write<T>(&self, write: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, StoreError> {
-        self.revive();
+        // Where somebody holds the books, this thread or another, not now: what a change is
+        // computed from must be what it is written to.
+        match self.books.try_lock() {
+            Ok(_books) => self.revive(),
+            Err(sync::TryLockError::Poisoned(_books)) => self.revive(),
+            Err(sync::TryLockError::WouldBlock) => {}
+        }
         let written = {
             let trees = self.trees();
             let trees = trees.as_ref().ok_or_else(unavailable)?;
@@ -226,13 +256,15 @@ impl Index {
 
     /// Whoever changes rows by what others say holds this meanwhile.
     fn hold_books(&self) -> MutexGuard<'_, ()> {
+        let books = lock(&self.books);
         // Before the first of them is read.
         self.revive();
-        lock(&self.books)
+        books
     }
 
     /// Opens the index anew where a write failed a while ago. Rows that were not on the disk are
-    /// lost by that; the files they stood for are found again when they are asked for.
+    /// lost by that, as in a crash, and what a start puts right has to be put right then: see
+    /// [`Self::opening`]. Only while the books are held.
     fn revive(&self) {
         let mut failed_at = lock(&self.failed_at);
         if failed_at.is_none_or(|at| at.elapsed() < INDEX_REVIVE_AFTER) {
@@ -245,6 +277,7 @@ impl Index {
         match Trees::open(&self.config) {
             Ok(revived) => {
                 *trees = Some(revived);
+                self.revived.fetch_add(1, Ordering::SeqCst);
                 *failed_at = None;
                 tracing::warn!("the index was opened anew, after a write to it had failed");
             }
@@ -278,6 +311,12 @@ impl Index {
         *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
         let freed = self.config.wait_until_free();
         freed.map_err(|source| StoreError::io(StoreOperation::Index, source))
+    }
+
+    /// Has the next write open it anew, as a while after one that failed.
+    #[cfg(test)]
+    pub(crate) fn fail_write(&self) {
+        *lock(&self.failed_at) = Instant::now().checked_sub(INDEX_REVIVE_AFTER);
     }
 
     /// Has the index rebuilt at the next start.
@@ -368,12 +407,15 @@ mod tests {
         let (conf, away) = (dir.path().join("index/conf"), dir.path().join("away"));
         fs::rename(&conf, &away).unwrap();
         fs::write(&conf, [0xff; 60]).unwrap();
-        let fail = || *lock(&index.failed_at) = Instant::now().checked_sub(INDEX_REVIVE_AFTER);
-        fail();
-        assert!(index.remove_intent(digest_of(b"")).is_err());
+        index.fail_write();
+        assert!(
+            index
+                .remove_intent(digest_of(b""), index.opening())
+                .is_err()
+        );
         assert!(index.blob(digest_of(b"")).is_err());
         fs::rename(&away, &conf).unwrap();
-        fail();
+        index.fail_write();
         put(&index, 2);
         assert_eq!(sizes(&index), [1, 2]);
     }
@@ -387,8 +429,42 @@ mod tests {
         index.flush_past(0).unwrap();
         assert_eq!(index.flushes_begun.load(Ordering::SeqCst), 1);
         // One that asked when the first was under way already is not covered by it.
-        index.flush().unwrap();
+        index.flush(index.opening()).unwrap();
         assert_eq!(index.flushes_begun.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn what_was_recorded_before_the_index_was_opened_anew_is_not_told_to_be_durable() {
+        let dir = TempDir::new().unwrap();
+        let index = index(&dir);
+        let since = index.opening();
+        let digest = digest_of(b"");
+        index.put_intent(digest, keys::Intent::Remove).unwrap();
+        index.fail_write();
+        index.flush(since).unwrap_err();
+        // Nor is an intent dropped for a row that may be lost.
+        index.remove_intent(digest, since).unwrap();
+        assert_eq!(index.intents().unwrap().len(), 1);
+        index.flush(index.opening()).unwrap();
+        index.remove_intent(digest, index.opening()).unwrap();
+        assert_eq!(index.intents().unwrap().len(), 0);
+    }
+
+    /// What a change is computed from is what it is written to, so the sums hold.
+    #[test]
+    fn the_index_is_not_opened_anew_while_the_books_are_held() {
+        let dir = TempDir::new().unwrap();
+        let index = index(&dir);
+        let since = index.opening();
+        let books = index.hold_books();
+        index.fail_write();
+        index
+            .put_intent(digest_of(b""), keys::Intent::Remove)
+            .unwrap();
+        assert_eq!(index.opening(), since);
+        drop(books);
+        index.flush_past(0).unwrap();
+        assert_ne!(index.opening(), since);
     }
 
     #[test]

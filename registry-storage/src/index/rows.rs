@@ -2,9 +2,9 @@
 
 use registry_core::{BlobStat, Digest, Origin, ReferrersRecord, StoreError, Tag, TagRecord};
 
-use super::Index;
 use super::keys::{self, BlobRow, Intent};
 use super::tables::{Change, Table};
+use super::{Index, Opening};
 use crate::options::REFERRERS_RECORD_BYTES_MAX;
 
 impl Index {
@@ -51,9 +51,15 @@ impl Index {
         Ok(())
     }
 
-    pub(crate) fn remove_intent(&self, digest: Digest) -> Result<(), StoreError> {
-        self.write(|trees| trees.of(Table::Intents).remove(keys::digest_key(digest)))?;
-        Ok(())
+    /// Drops an intent that was settled by what was recorded since that opening; where the index
+    /// was opened anew meanwhile it stays, since that may be lost.
+    pub(crate) fn remove_intent(&self, digest: Digest, since: Opening) -> Result<(), StoreError> {
+        self.write(|trees| {
+            if self.opening() == since {
+                trees.of(Table::Intents).remove(keys::digest_key(digest))?;
+            }
+            Ok(())
+        })
     }
 
     /// What a crash interrupted: as many as there were calls at a time, and those of the last
