@@ -85,7 +85,9 @@ pub struct Limits {
     /// How long whatever is to be kept waits for eviction to make room for it; then it passes
     /// through.
     pub room_wait_max: Duration,
-    /// Bytes that a store may need beside each blob and manifest: room is promised with them.
+    /// Bytes that a store may need beside each blob and manifest, and each time that one is linked in
+    /// one more origin: room is promised with them. The embedded store needs 917 at most: 328 of
+    /// media type and 589 of the origin, where all names are as long as can be.
     pub content_overhead_bytes: u64,
     /// Units that are looked at a time for eviction.
     pub eviction_batch: usize,

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod audit;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -10,8 +12,8 @@ use std::path::PathBuf;
 use futures::future::join_all;
 use registry_core::testing::content::digest_of;
 use registry_core::{
-    Digest, Link, LinkStore as _, LinkTarget, Manifest, ManifestStore as _, MediaType, Origin,
-    Repository, UpstreamId,
+    Digest, InventoryStore as _, Limits, Link, LinkStore as _, LinkTarget, Manifest,
+    ManifestStore as _, MediaType, Origin, Repository, UpstreamId,
 };
 use registry_storage::{DiskStore, Rebuilt};
 use tempfile::TempDir;
@@ -339,4 +341,38 @@ async fn a_large_folder_is_restored() {
         let elsewhere = data.count_linked(&origins[(n + 1) % 2], &links).await;
         assert_eq!(elsewhere, if n % 2 == 1 { 2 } else { 1 });
     }
+}
+
+/// Where all names are as long as can be, a manifest takes no more beside its bytes than is promised
+/// for it, and no more for each further origin; and all of it is counted.
+#[tokio::test]
+async fn what_a_manifest_takes_beside_its_bytes_is_bounded_and_counted() {
+    let data = Data::new().await;
+    let kind = MediaType::parse(&format!("application/{}", "x".repeat(243))).unwrap();
+    let manifest = Manifest::of_bytes(Some(&kind), "{}".into()).unwrap();
+    let label = "h".repeat(63);
+    let host = format!("{label}.{label}.{label}.{}:65535", "h".repeat(61));
+    let promised = Limits::default().content_overhead_bytes;
+    let mut counted = manifest.bytes().len() as u64;
+    for n in 100..105 {
+        let at = origin(&host, &format!("{}/{n}", "r".repeat(251)));
+        data.pull(&at, &manifest).await;
+        audit::audit(data.dir.path(), &data.store, "listed").await;
+        let usage = data.store.usage().await.unwrap();
+        let added = usage.bytes - counted;
+        assert!((500..=promised).contains(&added), "{n}: {added}");
+        counted = usage.bytes;
+        // Once is enough.
+        data.pull(&at, &manifest).await;
+        assert_eq!(data.store.usage().await.unwrap().bytes, counted);
+    }
+    // Taken back, it counts no more.
+    let target = LinkTarget::Manifest(manifest.digest());
+    for n in 100..105 {
+        let at = origin(&host, &format!("{}/{n}", "r".repeat(251)));
+        assert!(data.store.unlink(&at, target).await.unwrap());
+        audit::audit(data.dir.path(), &data.store, "withdrawn").await;
+    }
+    let bytes = data.store.usage().await.unwrap().bytes;
+    assert_eq!(bytes, manifest.bytes().len() as u64 + 328);
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::negative::Absent;
 use super::status::{BypassReason, CacheStatus, Served};
+use super::upkeep::Promise;
 use super::via::Via;
 use super::{CacheError, Fetched, Inner, RegistryCache};
 use crate::{
@@ -136,15 +137,17 @@ impl Inner {
         fetched: Answered<Manifest>,
     ) -> Fetched {
         let manifest = fetched.value;
-        let bypass = match self.put_manifest(&manifest).await {
-            Ok(()) => None,
+        let put = self.put_manifest(&manifest).await;
+        let bypass = match put {
+            Ok(_) => None,
             Err(CacheError::NoRoom) => Some(BypassReason::NoRoom),
             Err(_) => Some(BypassReason::StoreFailing),
         };
-        if bypass.is_none() {
+        // What it was promised is for what linking adds, too.
+        if let Ok(_promise) = put {
             let target = LinkTarget::Manifest(manifest.digest());
             self.note(target, origin, fetched.endpoint).await;
-            if self.grant_manifest(origin, &manifest).await {
+            if self.link_manifest(origin, &manifest).await {
                 self.health.took();
             }
             self.kept_more(origin).await;
@@ -152,19 +155,23 @@ impl Inner {
         Fetched { manifest, bypass }
     }
 
-    async fn put_manifest(self: &Arc<Self>, manifest: &Manifest) -> Result<(), CacheError> {
+    /// Keeps a manifest; gives what room it was promised.
+    async fn put_manifest(
+        self: &Arc<Self>,
+        manifest: &Manifest,
+    ) -> Result<Option<Promise>, CacheError> {
         let size = manifest.descriptor().size;
-        let _promise = self.room(size).await?;
+        let promise = self.room(size).await?;
         let put = || self.stores.manifests.put_manifest(manifest.clone());
-        Ok(self
-            .store_making_room(StoreOperation::Index, size, put)
-            .await?)
+        self.store_making_room(StoreOperation::Index, size, put)
+            .await?;
+        Ok(promise)
     }
 
     /// Links what a manifest names where that was not done yet: an index links its manifests, and
     /// one that another origin brought is then served without ever having been fetched here. The
     /// last that it names stands for all, which are linked together.
-    async fn grant_named(&self, origin: &Origin, manifest: &Manifest) {
+    async fn grant_named(self: &Arc<Self>, origin: &Origin, manifest: &Manifest) {
         if let Some(named) = manifest.links().last()
             && self.linked(origin, named.target).await.is_none()
         {
@@ -172,15 +179,20 @@ impl Inner {
         }
     }
 
-    /// Links a manifest in an origin, and what it names (I5); whether they are linked. None of it is
+    /// Links a manifest that is kept in one more origin, and what it names (I5). A store may write
+    /// down beside it that it is linked there: where there is no room for that now, it is linked when
+    /// it is asked for again.
+    pub(super) async fn grant_manifest(self: &Arc<Self>, origin: &Origin, manifest: &Manifest) {
+        match self.room_to_link().await {
+            Ok(_promise) => drop(self.link_manifest(origin, manifest).await),
+            Err(_) => self.forget_absent(origin, &links_with(manifest)),
+        }
+    }
+
+    /// Links a manifest in an origin, and what it names; whether they are linked. None of it is
     /// remembered as absent any more: what was pushed is there as soon as its manifest is.
-    pub(super) async fn grant_manifest(&self, origin: &Origin, manifest: &Manifest) -> bool {
-        let own = Link {
-            target: LinkTarget::Manifest(manifest.digest()),
-            size: Some(manifest.descriptor().size),
-        };
-        let mut links = manifest.links();
-        links.push(own);
+    async fn link_manifest(&self, origin: &Origin, manifest: &Manifest) -> bool {
+        let links = links_with(manifest);
         self.forget_absent(origin, &links);
         self.grant(origin, links).await
     }
@@ -196,4 +208,15 @@ impl Resolved {
             status,
         }
     }
+}
+
+/// The links of what a manifest names, and its own.
+fn links_with(manifest: &Manifest) -> Vec<Link> {
+    let own = Link {
+        target: LinkTarget::Manifest(manifest.digest()),
+        size: Some(manifest.descriptor().size),
+    };
+    let mut links = manifest.links();
+    links.push(own);
+    links
 }

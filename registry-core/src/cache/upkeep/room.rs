@@ -263,6 +263,26 @@ impl Inner {
         }
     }
 
+    /// Room for what a store may add to what is kept where it is linked once more, if there is some
+    /// now: nobody waits for so little.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::room`].
+    pub(in crate::cache) async fn room_to_link(
+        self: &Arc<Self>,
+    ) -> Result<Option<Promise>, CacheError> {
+        if self.stores.upkeep.is_none() {
+            return Ok(None);
+        }
+        let bytes = self.limits.content_overhead_bytes;
+        if let Found::Promised(promise) = self.find_room(bytes).await? {
+            return Ok(Some(promise));
+        }
+        self.wake_collector();
+        Err(CacheError::NoRoom)
+    }
+
     fn no_room(&self) -> CacheError {
         self.upkeep.counts.refuse_for_room();
         CacheError::NoRoom

@@ -39,6 +39,8 @@ struct Setup {
     retention: Retention,
     limits: Limits,
     capacity: Option<u64>,
+    /// What is promised beside the bytes of each.
+    overhead: u64,
     /// What is different of `one.example`.
     entry: Option<fn(&mut UpstreamEntry)>,
 }
@@ -82,7 +84,7 @@ impl Setup {
             upstreams.insert(UpstreamId::parse(name).unwrap(), entry);
         }
         let limits = Limits {
-            content_overhead_bytes: 0,
+            content_overhead_bytes: self.overhead,
             ..self.limits
         };
         let cache = RegistryCache::with(stores, upstreams, limits, Arc::clone(&clock) as _);

@@ -1,8 +1,8 @@
 //! What the store itself has no space for.
 
-use registry_core::RemovalReason;
 use registry_core::cache::BypassReason;
 use registry_core::testing::{Fault, StoreCall};
+use registry_core::{LinkStore as _, RemovalReason};
 
 use super::*;
 use crate::support::read_what_comes;
@@ -122,4 +122,37 @@ async fn what_is_left_over_goes_first() {
     faults.heal();
     assert_eq!(keeper.collect(0).await.bytes, 1_000);
     assert_eq!(keeper.kept_bytes().await, 0);
+}
+
+/// A store may write down beside a manifest where it is linked, which grows what is kept: where
+/// there is no room for it, it is served as ever, and linked when there is.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_is_linked_elsewhere_where_there_is_room_for_it() {
+    let keeper = Setup {
+        overhead: 100,
+        ..Setup::default()
+    };
+    let keeper = keeper.build();
+    let here = keeper.push_own("i", 1_000);
+    let there = origin("two.example", "library/app");
+    let there = keeper.push(&there, "i", &here.layers);
+    let target = LinkTarget::Manifest(here.digest());
+    keeper.pull(&here).await;
+    keeper.pin("one.example/library/app:*").await;
+    let kept = keeper.kept_bytes().await;
+    for (room, is_linked) in [(99, false), (100, true)] {
+        keeper.cache.set_retention(Retention {
+            bytes_max: Some(kept + room),
+            high_watermark: 100,
+            low_watermark: 100,
+            idle_max: None,
+        });
+        keeper.clock.advance(STEP);
+        let served = keeper.get(&there).await;
+        assert_eq!(served.value, here.manifest);
+        assert_eq!(served.status, CacheStatus::Revalidated, "{room}");
+        let linked = keeper.store.inner().linked(&there.origin, target).await;
+        assert_eq!(linked.unwrap().is_some(), is_linked, "{room}");
+        assert_eq!(keeper.kept_bytes().await, kept);
+    }
 }
