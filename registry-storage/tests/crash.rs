@@ -19,8 +19,9 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use registry_core::testing::content::{digest_of, put_blob, read_body, sample, verified};
 use registry_core::{
-    Algorithm, BlobStore, Digest, Link, LinkStore, LinkTarget, Manifest, ManifestStore, MediaType,
-    Origin, Repository, UpstreamId,
+    Algorithm, BlobStore, Digest, InventoryStore as _, Link, LinkStore, LinkTarget, Manifest,
+    ManifestStore, MediaType, Origin, RemovedUnused, Repository, Tag, TagRecord, TagStore as _,
+    Timestamp, UpstreamId,
 };
 use registry_storage::testing::Step;
 use registry_storage::{DiskOptions, DiskStore};
@@ -435,6 +436,127 @@ async fn a_removed_link_never_comes_back() {
             let store = reopen_without_index(&copy).await;
             assert_eq!(count_linked(&store, &here, &links).await, 0, "{at}");
             assert_eq!(count_linked(&store, &kept, &links).await, 3, "{at}");
+        }
+    }
+}
+
+/// What is forgotten is forgotten whole, or not yet told to be: until then its rows stand, and no
+/// loss of the index brings back what was listed.
+#[tokio::test]
+async fn what_is_forgotten_never_comes_back() {
+    for flush_index in [false, true] {
+        let watched = Watched::open(flush_index).await;
+        let (manifest, links) = linked_manifest();
+        let (digest, target) = (manifest.digest(), LinkTarget::Manifest(manifest.digest()));
+        watched.store.put_manifest(manifest.clone()).await.unwrap();
+        let (here, tag) = (origin("here"), Tag::parse("latest").unwrap());
+        watched.store.link(&here, links.clone()).await.unwrap();
+        let record = TagRecord {
+            digest,
+            fetched_at: Timestamp::from_millis(1),
+            validated_at: Timestamp::from_millis(2),
+        };
+        let put = watched.store.put_tag(&here, &tag, record.clone());
+        put.await.unwrap();
+        // Which flushes the index.
+        put_blob(&watched.store, &sample(10, 1)).await.unwrap();
+        let forget = watched.store.forget(target);
+        let copies = watched.copies_of(forget.map(|tags| assert_eq!(tags.unwrap(), 1)));
+        let copies = copies.await;
+        assert_eq!(
+            steps_of(&copies),
+            [
+                Step::OriginsRemoved,
+                Step::ManifestRecorded,
+                Step::Forgotten
+            ]
+        );
+        for (step, copy) in copies {
+            let at = format!("flush_index {flush_index}, {step:?}");
+            let store = reopen(&copy, &at).await;
+            let stands = matches!(step, Some(Step::OriginsRemoved | Step::ManifestRecorded));
+            let linked = store.linked(&here, target).await.unwrap();
+            assert_eq!(linked.is_some(), stands, "{at}");
+            let tagged = store.tag(&here, &tag).await.unwrap();
+            assert_eq!(tagged, stands.then(|| record.clone()), "{at}");
+            // What it names is linked as before, and it is kept until it is removed.
+            let others = count_linked(&store, &here, &links[..2]).await;
+            assert_eq!(others, 2, "{at}");
+            let kept = store.manifest(digest).await.unwrap();
+            assert_eq!(kept.as_ref(), Some(&manifest), "{at}");
+            store.close().await.unwrap();
+
+            let store = reopen_without_index(&copy).await;
+            assert_eq!(count_linked(&store, &here, &links).await, 0, "{at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_unused_is_removed_whole_or_not_at_all_after_every_step() {
+    for flush_index in [false, true] {
+        let watched = Watched::open(flush_index).await;
+        // Which the manifest names.
+        let needed = put_blob(&watched.store, &Bytes::from_static(&[1])).await;
+        let needed = needed.unwrap();
+        let unused = put_blob(&watched.store, &sample(70_000, 2)).await.unwrap();
+        let (manifest, _) = linked_manifest();
+        watched.store.put_manifest(manifest).await.unwrap();
+        let change = async {
+            let removed = watched.store.remove_unused(needed).await.unwrap();
+            assert_eq!(removed, RemovedUnused::Needed);
+            let removed = watched.store.remove_unused(unused).await.unwrap();
+            assert_eq!(removed, RemovedUnused::Removed(70_000));
+        };
+        let copies = watched.copies_of(change).await;
+        assert_eq!(
+            steps_of(&copies),
+            [Step::RowRemoved, Step::FileRemoved, Step::IntentRemoved]
+        );
+        for (step, copy) in copies {
+            let at = format!("flush_index {flush_index}, {step:?}");
+            let store = reopen(&copy, &at).await;
+            assert_eq!(content(&store, unused).await, None, "{at}");
+            assert!(content(&store, needed).await.is_some(), "{at}");
+            let again = store.remove_unused(unused).await.unwrap();
+            assert_eq!(again, RemovedUnused::Absent, "{at}");
+        }
+    }
+}
+
+/// Once marked manifests are settled their files and rows agree, whichever marks are still there.
+#[tokio::test]
+async fn settled_manifests_agree_with_or_without_their_marks() {
+    for flush_index in [false, true] {
+        let watched = Watched::open(flush_index).await;
+        let (manifest, links) = linked_manifest();
+        watched.store.put_manifest(manifest.clone()).await.unwrap();
+        watched.store.link(&origin("here"), links).await.unwrap();
+        let removed = Manifest::of_bytes(None, Bytes::from_static(b"{}")).unwrap();
+        watched.store.put_manifest(removed.clone()).await.unwrap();
+        let remove = watched.store.remove_manifest(removed.digest());
+        assert!(remove.await.unwrap());
+        let close = watched.store.close();
+        let copies = watched.copies_of(close.map(|closed| closed.unwrap()));
+        let copies = copies.await;
+        assert_eq!(
+            steps_of(&copies),
+            [Step::ManifestsSettled, Step::MarkRemoved, Step::MarkRemoved]
+        );
+        for (n, (step, copy)) in copies.into_iter().enumerate() {
+            let at = format!("flush_index {flush_index}, {n}: {step:?}");
+            let marks = files_under(&copy.join("unsettled")).len();
+            assert_eq!(marks, [2, 1, 0, 0][n], "{at}");
+            let store = DiskStore::open(&copy).await.unwrap();
+            assert_eq!(*store.recovery(), Default::default(), "{at}");
+            audit(&copy, &store, &at).await;
+            let kept = store.manifest(manifest.digest()).await.unwrap();
+            assert_eq!(kept.as_ref(), Some(&manifest), "{at}");
+            let gone = store.manifest(removed.digest()).await.unwrap();
+            assert_eq!(gone, None, "{at}");
+            store.close().await.unwrap();
+            drop(store);
+            reopen(&copy, &at).await;
         }
     }
 }
