@@ -288,7 +288,7 @@ impl Client {
                 Failure::Failed(format!("the mirror at {base} refuses: {message}"))
             }
             StatusCode::NOT_FOUND => Failure::NotFound(message),
-            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Failure::Usage(message),
+            StatusCode::BAD_REQUEST => Failure::Usage(message),
             _ => Failure::Failed(message),
         }
     }

@@ -77,8 +77,12 @@ async fn write_file(
     let mut partial = OsString::from(path);
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    let file = File::create(&partial).await.map_err(failed)?;
-    let written = receive(archive, length, file, bar).await;
+    let mut file = File::create(&partial).await.map_err(failed)?;
+    let mut written = receive(archive, length, &mut file, bar).await;
+    if written.is_ok() {
+        // It is about to be carried away.
+        written = file.sync_all().await.map_err(failed);
+    }
     if written.is_err() {
         // What is left of it would be of no use to anybody.
         let _ = fs::remove_file(&partial).await;
@@ -136,8 +140,11 @@ fn exported(report: &ExportReport, what: &str) -> String {
 
 fn images(images: &[ArchivedImage]) -> String {
     let line = |image: &ArchivedImage| {
-        let platforms = image.platforms.join(", ");
-        format!("{}  {}\n", paint(BOLD, &image.name), paint(DIM, platforms))
+        let name = paint(BOLD, &image.name);
+        match image.platforms.join(", ") {
+            none if none.is_empty() => format!("{name}\n"),
+            platforms => format!("{name}  {}\n", paint(DIM, platforms)),
+        }
     };
     images.iter().map(line).collect()
 }
@@ -146,6 +153,12 @@ pub(super) async fn import(session: &Session, import: &Import) -> Result<Exit, F
     let screen = &session.screen;
     let path = import.archive.as_path();
     let (archive, length) = if path == Path::new(STANDARD) {
+        if io::stdin().is_terminal() {
+            return Err(Failure::Usage(
+                "no archive comes from a terminal: name a file, or send one through a pipe"
+                    .to_owned(),
+            ));
+        }
         (chunks(as_file(&io::stdin())?), None)
     } else {
         let failed = |error| Failure::Failed(format!("{}: {error}", path.display()));

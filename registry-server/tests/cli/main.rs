@@ -5,6 +5,7 @@
     reason = "a test stops at what it cannot do without"
 )]
 
+mod archives;
 mod change;
 #[path = "../support/http.rs"]
 mod http;

@@ -14,7 +14,7 @@ use crate::support::{Ran, Scene, command, run};
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 /// Each command that asks a mirror, with as little as it takes.
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 16] = [
     &["status"],
     &["why", "alpine"],
     &["ls"],
@@ -28,6 +28,8 @@ const COMMANDS: [&[&str]; 14] = [
     &["verify"],
     &["gc"],
     &["jobs"],
+    &["export", "alpine", "-o", "-"],
+    &["import", "/dev/null"],
     &["reload"],
 ];
 

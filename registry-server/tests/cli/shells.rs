@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::support::{command, run};
 
 /// Every command.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 19] = [
     "serve",
     "status",
     "why",
@@ -20,6 +20,8 @@ const COMMANDS: [&str; 17] = [
     "verify",
     "gc",
     "jobs",
+    "export",
+    "import",
     "reload",
     "hosts-toml",
     "completions",
@@ -111,7 +113,7 @@ fn assert_man_reads(page: &str) {
 
 #[test]
 fn help_tells_how_scripts_can_use_it() {
-    for name in &COMMANDS[1..14] {
+    for name in &COMMANDS[1..16] {
         let help = run(&[name, "--help"], &[], "").done();
         assert!(help.contains("Exit status: 0 done"), "{name}: {help}");
         assert!(help.contains("--json"), "{name}: {help}");
