@@ -6,6 +6,7 @@
 )]
 
 mod access;
+mod archives;
 mod content;
 mod description;
 mod jobs;
