@@ -509,7 +509,7 @@ pub struct Reloaded {
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// A word for scripts: `not_found`, `invalid`, `unauthorized`, `forbidden`, `conflict`,
+    /// A word for scripts: `not_found`, `unknown_path`, `invalid`, `unauthorized`, `forbidden`, `conflict`,
     /// `busy`, `unavailable`, `method_not_allowed`, `internal`.
     pub code: String,
     /// What is wrong, and what to do next.

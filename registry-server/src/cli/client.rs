@@ -275,6 +275,13 @@ impl Client {
             ));
         };
         let message = problem.message;
+        if matches!(&*problem.code, "unknown_path" | "method_not_allowed") {
+            return Failure::Failed(format!(
+                "the mirror at {base} does not know what this version ({}) asks for: use the \
+                 command line of the version that runs there",
+                env!("CARGO_PKG_VERSION"),
+            ));
+        }
         match status {
             StatusCode::UNAUTHORIZED if self.has_token => Failure::Failed(format!(
                 "the mirror at {base} refuses the token: {message}\n  It has to be the one that \

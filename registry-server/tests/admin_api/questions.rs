@@ -20,7 +20,7 @@ async fn only_what_is_there_is_served_and_only_by_its_methods() {
         "/api/v1//status",
     ] {
         let answer = site.ask(Question::get(path)).await;
-        answer.problem(404, "not_found");
+        answer.problem(404, "unknown_path");
     }
     for (path, method, allowed) in [
         ("status", "POST", "GET, HEAD"),

@@ -52,7 +52,12 @@ fn a_mirror_that_is_not_there_is_a_status_of_its_own() {
 fn something_else_that_answers_is_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let answers = ["404 Not Found\r\n\r\n", "200 OK\r\n\r\n{\"version\": 7}"];
+    let answers = [
+        "404 Not Found\r\n\r\n",
+        "200 OK\r\n\r\n{\"version\": 7}",
+        "404 Not Found\r\n\r\n{\"code\": \"unknown_path\", \"message\": \"nothing\"}",
+        "404 Not Found\r\n\r\n{\"code\": \"not_found\", \"message\": \"nothing\"}",
+    ];
     let server = thread::spawn(move || {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
@@ -72,6 +77,10 @@ fn something_else_that_answers_is_told_apart() {
     );
     let said = run(&["status", "--admin", &address], &[], "").failed(1);
     assert!(said.contains("a form that this version"), "{said}");
+    // A mirror of another version is no image that is not there.
+    let said = run(&["why", "a", "--admin", &address], &[], "").failed(1);
+    assert!(said.contains("command line of the version"), "{said}");
+    run(&["why", "a", "--admin", &address], &[], "").failed(3);
     server.join().unwrap();
 }
 

@@ -169,12 +169,7 @@ impl Api {
     ) -> Result<Answer, Refusal> {
         self.guard.admit(request, client).await?;
         let path = request.uri.path().strip_prefix(ROOT).unwrap_or_default();
-        let (path, place) = Path::find(path).ok_or_else(|| {
-            Refusal::not_found(
-                "nothing is served at this path: GET /api/v1/openapi.yaml describes those that \
-                 are",
-            )
-        })?;
+        let (path, place) = Path::find(path).ok_or_else(Refusal::unknown_path)?;
         let operation = path.operation(&request.method);
         let operation = operation.ok_or_else(|| Refusal::method(&path.allowed()))?;
         let parameters = Parameters::parse(request.uri.query(), operation.parameters())?;

@@ -70,6 +70,15 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
+    /// Nothing is asked for at such a path: by whoever knows another version of the API.
+    pub(super) fn unknown_path() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown_path",
+            "nothing is served at this path: GET /api/v1/openapi.yaml describes those that are",
+        )
+    }
+
     /// Whoever asks has shown no token, or a wrong one.
     pub(super) fn unauthorized(shown: bool) -> Self {
         let (challenge, message) = if shown {
