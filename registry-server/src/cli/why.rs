@@ -77,7 +77,7 @@ fn next_pull(next: NextPull) -> &'static str {
     match next {
         NextPull::Hit => "is served from the cache; nobody is asked",
         NextPull::Revalidate => "asks the registry once whether the tag has moved, and is served",
-        NextPull::Stale => "is served from the cache, marked stale: the registry cannot be asked",
+        NextPull::Stale => "is served from the cache, marked stale",
         NextPull::Fetch => "fetches what is missing",
         NextPull::Fail => "fails",
     }

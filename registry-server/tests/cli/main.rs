@@ -13,4 +13,5 @@ mod look;
 mod manners;
 mod shells;
 mod support;
+mod why;
 mod work;

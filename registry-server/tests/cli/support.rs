@@ -38,6 +38,17 @@ impl Scene {
     pub(crate) async fn with(
         configure: impl FnOnce(MirrorBuilder, &Path) -> MirrorBuilder,
     ) -> Self {
+        Self::of(|builder, folder, _| configure(builder, folder)).await
+    }
+
+    /// The same, where docker.io, which answers at a URL, is to be configured.
+    pub(crate) async fn with_hub(
+        configure: impl FnOnce(MirrorBuilder, &str) -> MirrorBuilder,
+    ) -> Self {
+        Self::of(|builder, _, hub| configure(builder, hub)).await
+    }
+
+    async fn of(configure: impl FnOnce(MirrorBuilder, &Path, &str) -> MirrorBuilder) -> Self {
         let (hub, ghcr) = (
             FixtureRegistry::start().await,
             FixtureRegistry::start().await,
@@ -62,7 +73,10 @@ impl Scene {
             .admin_listen("127.0.0.1:0")
             .upstream("docker.io", &hub.url())
             .upstream("ghcr.io", &ghcr.url());
-        let mirror = configure(builder, folder.path()).start().await.unwrap();
+        let mirror = configure(builder, folder.path(), &hub.url())
+            .start()
+            .await
+            .unwrap();
         Self {
             hub,
             ghcr,
