@@ -28,3 +28,9 @@ pub(super) fn stamp(path: &Path) -> Stamp {
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     Some(Hasher::digest_of(Algorithm::Sha256, &bytes))
 }
+
+/// Whether a file, or what it is a link to, is there and holds nothing.
+pub(super) fn is_empty(path: &Path) -> bool {
+    let metadata = path.metadata();
+    metadata.is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0)
+}

@@ -48,6 +48,13 @@ pub enum ReloadError {
         /// Why not.
         source: Arc<HttpUpstreamConfigError>,
     },
+    /// There is nothing in the file any more, which is more often an accident, such as a full disk,
+    /// than meant.
+    #[error(
+        "the file is empty, and would undo all that was configured: where that is meant, write a \
+         comment into it"
+    )]
+    Emptied,
     /// What stands where the token of the admin API should is none.
     #[error("the token of the admin API cannot be used: {problem}")]
     AdminToken {
@@ -159,9 +166,16 @@ impl ReloadHandle {
             return Err(ReloadError::NoFile);
         };
         let mut in_use = self.live.in_use.lock().await;
-        let load = spawn_blocking(move || source.load()).map_err(|_| ReloadError::Stopping);
+        let load = move || {
+            let config = source.load()?;
+            Ok::<_, ConfigErrors>((
+                config,
+                source.file().is_some_and(|path| files::is_empty(&path)),
+            ))
+        };
+        let load = spawn_blocking(load).map_err(|_| ReloadError::Stopping);
         let reloaded = match load.await {
-            Ok(Ok(config)) => self.put(config, &mut in_use).await,
+            Ok(Ok((config, is_empty))) => self.put(config, is_empty, &mut in_use).await,
             Ok(Err(errors)) => Err(errors.into()),
             Err(stopping) => Err(stopping),
         };
@@ -181,12 +195,18 @@ impl ReloadHandle {
     /// As [`Self::reload`].
     pub async fn apply(&self, config: Config) -> Result<Reloaded, ReloadError> {
         let mut in_use = self.live.in_use.lock().await;
-        let reloaded = self.put(config, &mut in_use).await;
+        let reloaded = self.put(config, false, &mut in_use).await;
         self.tell(&reloaded);
         reloaded
     }
 
-    async fn put(&self, config: Config, in_use: &mut InUse) -> Result<Reloaded, ReloadError> {
+    /// `is_empty`: there is nothing in the file that it is from.
+    async fn put(
+        &self,
+        config: Config,
+        is_empty: bool,
+        in_use: &mut InUse,
+    ) -> Result<Reloaded, ReloadError> {
         let (live, before) = (Arc::clone(&self.live), in_use.clone());
         let make = spawn_blocking(move || {
             let made = live.workshop.make(&config, &before);
@@ -205,6 +225,9 @@ impl ReloadHandle {
             changed: changes(&old, &config, &before, &after),
             needs_restart: needs_restart(&live.started, &config),
         };
+        if is_empty && !reloaded.changed.is_empty() {
+            return Err(ReloadError::Emptied);
+        }
         for warning in config.warnings() {
             if !old.warnings().contains(&warning) {
                 warn!("{warning}");

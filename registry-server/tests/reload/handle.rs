@@ -143,7 +143,7 @@ async fn no_pull_that_is_under_way_is_cut_short() {
         one.wait_for(|stats| stats.count(Method::GET, Object::Blob) == 1)
             .await;
         let text = match after {
-            "removed" => String::new(),
+            "removed" => "# nothing\n".to_owned(),
             "elsewhere" => table("one.test", &other),
             _ => table("one.test", &one) + "username = \"a\"\npassword = \"b\"\n",
         };
@@ -244,6 +244,25 @@ async fn limits_and_flags_keep_their_precedence_and_some_need_a_restart() {
     assert_eq!(scene.reload(&text).await.needs_restart, ["reserve", "log"]);
     let reloaded = scene.reload(&table("one.test", &one)).await;
     assert_eq!(reloaded.needs_restart, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_emptied_undoes_nothing() {
+    let (one, _) = registry().await;
+    let scene = Scene::start(&table("one.test", &one)).await;
+    assert_eq!(scene.pull("one.test", "app:latest").await, status(MISS));
+    fs::write(scene.path(), "").unwrap();
+    let error = scene.mirror.reload().await.unwrap_err();
+    assert!(matches!(error, ReloadError::Emptied), "{error}");
+    assert_eq!(
+        scene.pull("one.test", "app:latest").await,
+        status(REVALIDATED)
+    );
+    // Where it is meant, that can be said.
+    let reloaded = scene.reload("# nothing\n").await;
+    assert_eq!(reloaded.changed, ["upstream one.test removed"]);
+    // And where nothing was configured, nothing is undone.
+    assert_eq!(scene.reload("").await.changed, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
