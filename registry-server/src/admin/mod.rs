@@ -86,7 +86,7 @@ impl Admin {
 
     /// Whether requests should come here, and what a person should look at all the same.
     fn ready(&self) -> Answer {
-        let (stage, health) = (self.api.stage(), self.api.health());
+        let (stage, health) = (self.api.stage(), self.api.health_for_all());
         let (code, status) = match stage {
             Stage::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Stage::Serving if health.problems.is_empty() => (StatusCode::OK, "ready"),

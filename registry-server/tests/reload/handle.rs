@@ -266,6 +266,24 @@ async fn a_file_that_was_emptied_undoes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_administer_it_is_not_told_what_stands_in_the_file() {
+    let (one, _) = registry().await;
+    let scene = Scene::start(&table("one.test", &one)).await;
+    fs::write(scene.path(), "hidden = 1\n").unwrap();
+    scene.mirror.reload().await.unwrap_err();
+    let admin = scene.mirror.admin_addr().unwrap();
+    let ready = get(admin, "/readyz").await;
+    let told = String::from_utf8(ready.body).unwrap();
+    assert!(told.contains("the log says why"), "{told}");
+    assert!(
+        !told.contains("hidden") && !told.contains("registry.toml"),
+        "{told}"
+    );
+    let why = scene.mirror.reload_handle().state().refused.unwrap();
+    assert!(why.contains("hidden"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_token_that_a_reload_names_is_the_token() {
     let (one, _) = registry().await;
     let text = table("one.test", &one);

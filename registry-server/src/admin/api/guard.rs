@@ -203,8 +203,9 @@ fn is_page(request: &Parts) -> bool {
 /// Without a token: whether a request is from this machine, and for it. A name that an attacker
 /// makes point here (DNS rebinding) is neither an address nor `localhost`.
 fn admit_local(request: &Parts, client: SocketAddr) -> Result<(), Refusal> {
-    let of_proxy =
-        |name: &HeaderName| OF_PROXIES.contains(name) || name.as_str().starts_with(OF_PROXIES_BEGINS);
+    let of_proxy = |name: &HeaderName| {
+        OF_PROXIES.contains(name) || name.as_str().starts_with(OF_PROXIES_BEGINS)
+    };
     let is_forwarded = request.headers.keys().any(of_proxy);
     if !client.ip().to_canonical().is_loopback() || is_forwarded {
         return Err(Refusal::forbidden(

@@ -119,14 +119,18 @@ impl Api {
         self.readiness.stage()
     }
 
-    /// How the mirror is: here, and at `/readyz`.
-    pub(in crate::admin) fn health(&self) -> Health {
+    /// How the mirror is, for those who administer it.
+    fn health(&self) -> Health {
+        self.health_where(self.configuration().refused.as_deref())
+    }
+
+    /// How the mirror is, for everybody: without what stands in a file of this machine, and where.
+    pub(in crate::admin) fn health_for_all(&self) -> Health {
         let refused = self.configuration().refused;
-        health(
-            &self.readiness,
-            &self.cache,
-            &self.metrics,
-            refused.as_deref(),
-        )
+        self.health_where(refused.map(|_| "the log says why"))
+    }
+
+    fn health_where(&self, refused: Option<&str>) -> Health {
+        health(&self.readiness, &self.cache, &self.metrics, refused)
     }
 }
