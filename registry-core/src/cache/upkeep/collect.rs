@@ -74,14 +74,15 @@ impl RegistryCache {
         };
         let mut sweep = Sweep::new(cache, upkeep);
         sweep.progress = Some(progress);
-        sweep.is_dry = request.dry_run;
+        if request.dry_run {
+            sweep.mode = Mode::Tell;
+        }
         sweep.age().await?;
         sweep.all_quotas().await?;
-        let goal = match request.bytes {
-            Some(bytes) => Goal::Kept(bytes),
-            None => Goal::Budget,
+        let is_short = match request.bytes {
+            Some(bytes) => sweep.go_through(Goal::Kept(bytes), 0).await? != Made::Enough,
+            None => sweep.make_room().await?,
         };
-        let is_short = sweep.make_room(goal).await?;
         let mut collected = sweep.finish();
         collected.is_short |= is_short;
         Ok(collected)
@@ -138,6 +139,7 @@ impl Inner {
         let is_short = match self.evict(upkeep, is_time).await {
             Ok(is_short) => is_short,
             Err(error) => {
+                room.note_hanging(self.limits.room_refused_for);
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "what is kept cannot be kept within its bounds");
                 true
@@ -150,7 +152,7 @@ impl Inner {
     async fn evict(&self, upkeep: &Upkeep, is_time: bool) -> Result<bool, StoreError> {
         let mut sweep = Sweep::new(self, upkeep);
         // First, since somebody may wait for it.
-        let is_short = sweep.make_room(Goal::Budget).await?;
+        let is_short = sweep.make_room().await?;
         if is_time || std::mem::take(&mut self.upkeep.notes().is_due) {
             sweep.age().await?;
         }
@@ -211,11 +213,36 @@ async fn keep_within_bounds(
 
 /// Until when room is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Goal {
-    /// Until all is within the budget, and what is waited for has room.
-    Budget,
+enum Goal {
+    /// Until all is within the budget, and what is waited for has room, where it is no larger than
+    /// this.
+    Budget { available: u64 },
+    /// Until there is room for so many bytes.
+    Room(u64),
     /// Until no more than so many bytes are kept.
     Kept(u64),
+}
+
+/// What is done with what would go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// It goes.
+    Evict,
+    /// It is told. Nothing changes.
+    Tell,
+    /// It is counted, to see whether there is enough. What stays is moved on, as when it goes.
+    Probe,
+}
+
+/// How making room ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    /// There is as much as was wanted, or nobody wants it any more.
+    Enough,
+    /// So much stayed in a row that it was given up for this time.
+    Stuck,
+    /// Nothing is left that may go.
+    All,
 }
 
 /// One time that something is evicted.
@@ -228,7 +255,7 @@ pub(super) struct Sweep<'a> {
     pub(super) now: Timestamp,
     examiner: Examiner<'a>,
     progress: Option<&'a Progress>,
-    is_dry: bool,
+    mode: Mode,
     /// What would have gone by now.
     gone: BTreeSet<Digest>,
     /// How many stayed since the last that went.
@@ -248,7 +275,7 @@ impl<'a> Sweep<'a> {
             upstreams,
             now: cache.now(),
             progress: None,
-            is_dry: false,
+            mode: Mode::Evict,
             gone: BTreeSet::new(),
             stayed: 0,
             collected: Collected::default(),
@@ -257,7 +284,7 @@ impl<'a> Sweep<'a> {
 
     fn finish(self) -> Collected {
         let collected = self.collected;
-        if collected.count > 0 && !self.is_dry {
+        if collected.count > 0 && self.mode == Mode::Evict {
             tracing::info!(
                 count = collected.count,
                 bytes = collected.bytes,
@@ -277,28 +304,68 @@ impl<'a> Sweep<'a> {
         self.stayed >= self.cache.limits.postponed_max.max(1)
     }
 
-    /// Evicts the coldest until the goal is met; whether it is not, and nothing more may go.
-    async fn make_room(&mut self, goal: Goal) -> Result<bool, StoreError> {
-        let mut order = Order::default();
-        let pressed = match goal {
-            Goal::Budget if !self.is_dry => self.cache.upkeep.room.take_pressed(),
-            Goal::Budget | Goal::Kept(_) => 0,
+    /// Evicts the coldest until all is within the budget, and what is waited for has room; whether
+    /// that is not so, and nothing more may go.
+    async fn make_room(&mut self) -> Result<bool, StoreError> {
+        let room = &self.cache.upkeep.room;
+        let (pressed, available) = match self.mode {
+            Mode::Evict => (room.take_pressed(), self.available().await?),
+            Mode::Tell | Mode::Probe => (0, u64::MAX),
         };
+        let made = self.go_through(Goal::Budget { available }, pressed).await?;
+        Ok(made != Made::Enough || room.largest_wish() > available)
+    }
+
+    /// The largest wish that can be met, as far as that need be known: for one that cannot, nothing
+    /// must go.
+    async fn available(&self) -> Result<u64, StoreError> {
+        let room = &self.cache.upkeep.room;
+        let largest = room.largest_wish();
+        if largest == 0 {
+            return Ok(u64::MAX);
+        }
+        let look = room.look();
+        let usage = self.cache.kept_bytes().await?;
+        let promised = room.promised_since(&look);
+        let Some(budget) = Budget::of(&self.retention, &usage, promised) else {
+            return Ok(u64::MAX);
+        };
+        // What is promised does not go.
+        let unpromised = budget.limit.saturating_sub(promised);
+        if budget.has_room_for(largest) || !self.examiner.may_be_held().await? {
+            return Ok(unpromised);
+        }
+        let mut probe = Sweep::new(self.cache, self.upkeep);
+        probe.mode = Mode::Probe;
+        let made = probe.go_through(Goal::Room(largest.min(unpromised)), 0);
+        let made = Box::pin(made).await?;
+        if made == Made::Enough {
+            return Ok(unpromised);
+        }
+        let stays = usage.bytes.saturating_sub(probe.collected.bytes);
+        if made == Made::All {
+            room.note_stays(stays, self.cache.limits.room_refused_for);
+        }
+        Ok(unpromised.saturating_sub(stays))
+    }
+
+    /// Goes through the order from its cold end until the goal is met.
+    async fn go_through(&mut self, goal: Goal, pressed: u64) -> Result<Made, StoreError> {
+        let mut order = Order::default();
         self.stayed = 0;
         let mut is_begun = false;
         while let Some(reason) = self.lacks_room(goal, pressed, is_begun).await? {
             is_begun = true;
             if self.is_cancelled() {
-                return Ok(false);
+                return Ok(Made::Enough);
             }
             match order.next(self).await? {
-                Some(unit) if !self.is_stuck() => {
-                    self.take(&unit, Purpose::Room(reason)).await?;
-                }
-                _ => return Ok(true),
+                _ if self.is_stuck() => return Ok(Made::Stuck),
+                None => return Ok(Made::All),
+                Some(unit) => drop(self.take(&unit, Purpose::Room(reason)).await?),
             }
         }
-        Ok(false)
+        Ok(Made::Enough)
     }
 
     /// Why something has to go, if it has to.
@@ -311,7 +378,7 @@ impl<'a> Sweep<'a> {
         let room = &self.cache.upkeep.room;
         let look = room.look();
         let mut usage = self.cache.kept_bytes().await?;
-        if self.is_dry {
+        if self.mode != Mode::Evict {
             usage.bytes = usage.bytes.saturating_sub(self.collected.bytes);
             let free = usage.free_bytes;
             usage.free_bytes = free.map(|free| free.saturating_add(self.collected.bytes));
@@ -326,7 +393,14 @@ impl<'a> Sweep<'a> {
         let Some(budget) = Budget::of(&self.retention, &usage, promised) else {
             return Ok(None);
         };
-        let wanted = room.wanted(budget.limit / 2);
+        let available = match goal {
+            Goal::Budget { available } => available,
+            Goal::Room(bytes) => {
+                return Ok((!budget.has_room_for(bytes)).then_some(budget.reason));
+            }
+            Goal::Kept(_) => u64::MAX,
+        };
+        let wanted = room.wanted(budget.limit / 2, available);
         let is_low = budget.is_low(wanted);
         let is_enough = match is_begun {
             true => is_low,
@@ -356,9 +430,9 @@ impl<'a> Sweep<'a> {
                 return Ok(None);
             }
         };
-        let freed = match self.is_dry {
-            true => Some(self.pretend(unit, &examined, reason)),
-            false => self.cache.remove_unit(self.upkeep, target, reason).await?,
+        let freed = match self.mode {
+            Mode::Evict => self.cache.remove_unit(self.upkeep, target, reason).await?,
+            Mode::Tell | Mode::Probe => Some(self.pretend(unit, &examined, reason)),
         };
         match &freed {
             Some(freed) => self.went(freed),
@@ -369,7 +443,10 @@ impl<'a> Sweep<'a> {
 
     async fn stays(&mut self, unit: &Unit, protection: Protection) -> Result<(), StoreError> {
         self.stayed += 1;
-        let Some(until) = protection.until(self.now).filter(|_| !self.is_dry) else {
+        let Some(until) = protection
+            .until(self.now)
+            .filter(|_| self.mode != Mode::Tell)
+        else {
             return Ok(());
         };
         let target = unit.position.target;
@@ -411,7 +488,7 @@ impl<'a> Sweep<'a> {
         if collected.removed.len() < self.cache.limits.collected_listed_max {
             collected.removed.push(freed.removal.clone());
         }
-        if !self.is_dry {
+        if self.mode == Mode::Evict {
             self.cache.upkeep.room.evicted();
         }
         if let Some(progress) = self.progress {
@@ -435,7 +512,7 @@ impl<'a> Sweep<'a> {
             let now = self.now;
             let is_young = |unit: &Unit| now.since(unit.position.at) < idle_max;
             let aged = self.age_until(Order::past(after), is_young).await?;
-            if !self.is_dry {
+            if self.mode == Mode::Evict {
                 self.cache.upkeep.notes().aged = aged.or(after);
             }
         }

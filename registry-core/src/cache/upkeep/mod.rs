@@ -202,6 +202,7 @@ impl Inner {
         notes.is_due = true;
         notes.charged = upstreams.ids().cloned().collect();
         drop(notes);
+        self.upkeep.room.forget_stays();
         self.wake_collector();
     }
 

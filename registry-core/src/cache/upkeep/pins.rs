@@ -50,8 +50,9 @@ impl RegistryCache {
         let remove = upkeep.journal.remove_pin(pin);
         let removed = self.inner.store(StoreOperation::Remove, remove).await?;
         if removed {
-            // What it held may be older than what was looked at for its age.
+            // What it held may be older than what was looked at for its age, and may make room.
             self.inner.upkeep.notes().aged = None;
+            self.inner.upkeep.room.forget_stays();
         }
         Ok(removed)
     }
@@ -100,6 +101,10 @@ impl Pins {
             }
         }
         Ok(Self { pins, manifests })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pins.is_empty()
     }
 
     /// Whether a pin holds a manifest: itself, an index that lists it, or what it is attached to.

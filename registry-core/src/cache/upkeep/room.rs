@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::budget::Budget;
 use crate::cache::{CacheError, Inner};
@@ -30,6 +31,11 @@ struct Ledger {
     wanted: BTreeMap<u64, usize>,
     /// Bytes that the store said it has no space for.
     pressed: u64,
+    /// Bytes that are kept and could not go, and until when that is believed.
+    stays: Option<(u64, Instant)>,
+    /// Eviction failed, or left somebody waiting, and has evicted nothing since: until when nobody
+    /// waits for it.
+    hangs: Option<Instant>,
 }
 
 /// How eviction gets on, for those who wait for room.
@@ -120,10 +126,11 @@ impl Room {
         self: &Arc<Self>,
         bytes: u64,
         look: &Look,
-        is_enough: impl FnOnce(u64) -> bool,
+        is_enough: impl FnOnce(&Ledger, u64) -> bool,
     ) -> Option<Promise> {
         let mut ledger = self.ledger();
-        if !is_enough(ledger.promised_since(look)) {
+        let promised = ledger.promised_since(look);
+        if !is_enough(&ledger, promised) {
             return None;
         }
         ledger.promised += bytes;
@@ -134,18 +141,46 @@ impl Room {
         })
     }
 
-    /// Bytes that are waited for: in all, or up to `enough`, but never less than one waits for. What
-    /// many ask for at once must not cost all that is kept.
-    pub(super) fn wanted(&self, enough: u64) -> u64 {
+    /// Bytes that are waited for, by whoever can have them: whose wishes are `available` bytes at
+    /// most. In all, or up to `enough`, but never less than one waits for: what many ask for at once
+    /// must not cost all that is kept.
+    pub(super) fn wanted(&self, enough: u64, available: u64) -> u64 {
         let ledger = self.ledger();
-        let largest = ledger
-            .wanted
-            .last_key_value()
-            .map_or(0, |(bytes, _)| *bytes);
-        let all = ledger.wanted.iter().fold(0_u64, |sum, (bytes, wishes)| {
-            sum.saturating_add(bytes.saturating_mul(*wishes as u64))
-        });
+        let mut largest = 0;
+        let mut all = 0_u64;
+        for (bytes, wishes) in ledger.wanted.range(..=available) {
+            largest = *bytes;
+            all = all.saturating_add(bytes.saturating_mul(*wishes as u64));
+        }
         all.min(enough).max(largest)
+    }
+
+    /// The most that one waits for.
+    pub(super) fn largest_wish(&self) -> u64 {
+        let ledger = self.ledger();
+        let largest = ledger.wanted.last_key_value();
+        largest.map_or(0, |(bytes, _)| *bytes)
+    }
+
+    /// So many bytes that are kept cannot go. Believed for a while.
+    pub(super) fn note_stays(&self, bytes: u64, remembered: Duration) {
+        self.ledger().stays = Some((bytes, Instant::now() + remembered));
+    }
+
+    /// What could not go may be able to by now.
+    pub(super) fn forget_stays(&self) {
+        self.ledger().stays = None;
+    }
+
+    /// Nobody is to wait for eviction until it evicts something, or for a while.
+    pub(super) fn note_hanging(&self, remembered: Duration) {
+        self.ledger().hangs = Some(Instant::now() + remembered);
+    }
+
+    fn is_hanging(&self) -> bool {
+        self.ledger()
+            .hangs
+            .is_some_and(|until| Instant::now() < until)
     }
 
     fn wish(&self, bytes: u64) -> Wish<'_> {
@@ -169,6 +204,7 @@ impl Room {
     }
 
     pub(super) fn evicted(&self) {
+        self.ledger().hangs = None;
         self.passes.send_modify(|passes| passes.evicted += 1);
     }
 
@@ -196,6 +232,15 @@ impl Room {
 }
 
 impl Ledger {
+    /// Whether so many bytes find no room within the limit, whatever were evicted.
+    fn is_in_vain(&self, bytes: u64, usage: &Usage, limit: u64) -> bool {
+        let stays = self.stays.filter(|(_, until)| Instant::now() < *until);
+        // Less is kept than could not go: something else removed some of it.
+        let stays = stays.filter(|(stays, _)| *stays <= usage.bytes);
+        let needed = stays.map_or(bytes, |(stays, _)| stays.saturating_add(bytes));
+        needed > limit
+    }
+
     fn promised_since(&self, look: &Look) -> u64 {
         let released = self.released.wrapping_sub(look.released);
         self.promised.saturating_add(released)
@@ -207,7 +252,8 @@ enum Found {
     Promised(Promise),
     /// There may be, when something has gone.
     Short,
-    /// There never is: it is larger than all.
+    /// There will be none, whatever goes: it is larger than the limit, or than what the limit
+    /// leaves beside what may not go.
     Never,
 }
 
@@ -233,6 +279,9 @@ impl Inner {
             Found::Never => return Err(self.no_room()),
         }
         let room = &self.upkeep.room;
+        if room.is_hanging() {
+            return Err(self.no_room());
+        }
         let _wish = room.wish(bytes);
         let mut passes = room.passes.subscribe();
         let mut begun = passes.borrow_and_update().begun;
@@ -259,7 +308,10 @@ impl Inner {
         };
         match timeout(self.limits.room_wait_max, wait).await {
             Ok(found) => found,
-            Err(_) => Err(self.no_room()),
+            Err(_) => {
+                room.note_hanging(self.limits.room_refused_for);
+                Err(self.no_room())
+            }
         }
     }
 
@@ -300,19 +352,19 @@ impl Inner {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut is_too_large = false;
-        let promise = room.promise(bytes, &look, |promised| {
+        let mut is_in_vain = false;
+        let promise = room.promise(bytes, &look, |ledger, promised| {
             match Budget::of(&retention, &usage, promised) {
                 None => true,
                 Some(budget) => {
-                    is_too_large = bytes > budget.limit;
+                    is_in_vain = ledger.is_in_vain(bytes, &usage, budget.limit);
                     budget.has_room_for(bytes)
                 }
             }
         });
         Ok(match promise {
             Some(promise) => Found::Promised(promise),
-            None if is_too_large => Found::Never,
+            None if is_in_vain => Found::Never,
             None => Found::Short,
         })
     }

@@ -12,8 +12,8 @@ use super::decision::Facts;
 use super::pins::Pins;
 use crate::cache::Inner;
 use crate::{
-    ContentRecord, Digest, LinkTarget, Manifest, Origin, Retention, StoreError, StoreOperation,
-    Timestamp, Unit, Upkeep, Upstreams,
+    ContentRecord, Digest, LinkTarget, Manifest, Origin, Retention, RetentionRule, StoreError,
+    StoreOperation, Timestamp, Unit, Upkeep, Upstreams,
 };
 
 /// Looks at units, while something is evicted.
@@ -26,6 +26,8 @@ pub(super) struct Examiner<'a> {
     idle_max: Option<Duration>,
     /// Some origins have rules of their own.
     has_rules: bool,
+    /// One of them exempts something.
+    has_exemptions: bool,
 }
 
 /// A unit, and what goes with it.
@@ -43,21 +45,34 @@ impl<'a> Examiner<'a> {
         retention: &Retention,
         upstreams: &Arc<Upstreams>,
     ) -> Self {
-        let has_rules = upstreams.ids().any(|id| {
-            upstreams.get(id).is_some_and(|entry| {
-                let rules = entry.repositories.iter().map(|rule| &rule.retention);
-                let mut rules = rules.chain([&entry.retention]);
-                rules.any(|rule| rule.exempt || rule.idle_max.is_some())
+        let any_rule = |is_met: fn(&RetentionRule) -> bool| {
+            upstreams.ids().any(|id| {
+                upstreams.get(id).is_some_and(|entry| {
+                    let rules = entry.repositories.iter().map(|rule| &rule.retention);
+                    rules.chain([&entry.retention]).any(is_met)
+                })
             })
-        });
+        };
+        let has_exemptions = any_rule(|rule| rule.exempt);
         Self {
             cache,
             upkeep,
             pins: OnceCell::new(),
             upstreams: Arc::clone(upstreams),
             idle_max: retention.idle_max,
-            has_rules,
+            has_rules: has_exemptions || any_rule(|rule| rule.idle_max.is_some()),
+            has_exemptions,
         }
+    }
+
+    /// Whether a pin or a rule may hold anything, whatever it is needed for.
+    pub(super) async fn may_be_held(&self) -> Result<bool, StoreError> {
+        Ok(self.has_exemptions || !self.pins().await?.is_empty())
+    }
+
+    async fn pins(&self) -> Result<&Pins, StoreError> {
+        let load = || Pins::load(self.cache, self.upkeep);
+        self.pins.get_or_try_init(load).await
     }
 
     /// What is known of a unit; `None` where it is gone, or has become none. `gone` are manifests
@@ -89,8 +104,7 @@ impl<'a> Examiner<'a> {
                     return Ok(None);
                 };
                 own_bytes += self.look_at_image(&manifest, gone, &mut facts).await?;
-                let load = || Pins::load(self.cache, self.upkeep);
-                let pins = self.pins.get_or_try_init(load).await?;
+                let pins = self.pins().await?;
                 facts.pinned = pins.hold(self.cache, self.upkeep, digest).await?;
                 facts.index_used_at = self.index_used_at(digest, facts.place).await?;
             }

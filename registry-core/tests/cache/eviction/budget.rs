@@ -4,7 +4,9 @@ use futures::future::join_all;
 use registry_core::cache::BypassReason;
 use registry_core::testing::content::digest_of;
 use registry_core::testing::{Act, BodyScript, Call, ContentScript, Fault, Piece, StoreCall};
-use registry_core::{CacheError, RemovalReason};
+use registry_core::{
+    CacheError, RemovalReason, Repository, RepositoryPattern, RepositoryRule, RetentionRule,
+};
 
 use super::*;
 use crate::support::hold;
@@ -103,6 +105,109 @@ async fn where_nothing_may_go_what_comes_passes_through() {
     assert!(keeper.cache.unpin(&pin).await.unwrap());
     assert_eq!(keeper.pull(&other).await[1], CacheStatus::Miss);
     assert_eq!(keeper.kept(&[pinned, other]).await, ["other"]);
+}
+
+/// What finds no room beside what is pinned costs nobody else's content, however often it is pulled.
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_in_vain() {
+    let is_exempt: Option<fn(&mut UpstreamEntry)> = Some(|entry| {
+        let pattern = RepositoryPattern::parse("library/app").unwrap();
+        entry.repositories.push(RepositoryRule {
+            pattern,
+            policy: entry.policy.clone(),
+            retention: RetentionRule {
+                exempt: true,
+                ..RetentionRule::default()
+            },
+        });
+    });
+    for entry in [None, is_exempt] {
+        let mut setup = Setup::bytes(100_000);
+        setup.entry = entry;
+        let keeper = setup.build();
+        let held = keeper.push_own("held", 60_000);
+        if entry.is_none() {
+            keeper.pin("one.example/library/app:held").await;
+        }
+        keeper.pull(&held).await;
+        let other = Origin::new(
+            app().upstream().clone(),
+            Repository::parse("other").unwrap(),
+        );
+        let small: Vec<_> = (0..5_u64)
+            .map(|n| keeper.push(&other, &format!("s{n}"), &[sample(5_000, 100 + n)]))
+            .collect();
+        for image in &small {
+            keeper.pull(image).await;
+        }
+        let large = keeper.push(&other, "large", &[sample(50_000, 200)]);
+        let fits = keeper.push(&other, "fits", &[sample(20_000, 201)]);
+        for n in 1..=3 {
+            let statuses = keeper.pull(&large).await;
+            assert_eq!(statuses.last(), Some(&NO_ROOM), "{n}");
+            for image in &small {
+                assert!(keeper.has_blob(image.layer(0)).await, "{n}");
+            }
+            tokio::time::advance(keeper.cache.limits().room_refused_for).await;
+        }
+        assert_eq!(keeper.cache.evictions(), Default::default());
+        // What has room is made room for, also while another is waited for in vain.
+        let both = [keeper.pull(&large), keeper.pull(&fits)];
+        let statuses = join_all(both).await;
+        assert_eq!(statuses[0].last(), Some(&NO_ROOM));
+        assert_eq!(statuses[1].last(), Some(&CacheStatus::Miss));
+        assert!(keeper.has_blob(held.layer(0)).await && keeper.has_blob(fits.layer(0)).await);
+    }
+}
+
+/// Nor for what finds none beside what is being fetched.
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_for_what_finds_no_room_beside_a_fill() {
+    let keeper = Setup::bytes(500_000).build();
+    let old = keeper.push_own("old", 100_000);
+    keeper.pull(&old).await;
+    let one = keeper.push_own("one", 300_000);
+    let two = keeper.push_own("two", 300_000);
+    let gate = hold(&keeper.upstream, &one.layers[0], 100_000);
+    for image in [&one, &two] {
+        keeper.get(image).await;
+    }
+    let first = keeper.open(one.layer(0)).await;
+    let second = keeper.open(two.layer(0)).await;
+    assert_eq!((first.status, second.status), (CacheStatus::Miss, NO_ROOM));
+    assert!(read(second.value).await.unwrap() == two.layers[0]);
+    assert!(keeper.has(&old).await && keeper.has_blob(old.layer(0)).await);
+    gate.open();
+    assert!(read(first.value).await.unwrap() == one.layers[0]);
+}
+
+/// One waits for a collector that hangs, and not each that comes.
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_hangs_delays_one_pull_and_not_each() {
+    let keeper = Setup::bytes(3_000).build();
+    let images: Vec<_> = (0..5)
+        .map(|n| keeper.push_own(&format!("i{n}"), 2_000))
+        .collect();
+    keeper.pull(&images[0]).await;
+    keeper.store.faults().stall(StoreCall::Coldest);
+    keeper.pull(&images[1]).await;
+    for image in &images[2..] {
+        let started = tokio::time::Instant::now();
+        assert_eq!(keeper.pull(image).await[1], NO_ROOM);
+        assert!(
+            started.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            started.elapsed()
+        );
+    }
+    keeper.store.faults().heal();
+    tokio::time::sleep(keeper.cache.limits().room_refused_for).await;
+    keeper
+        .until("it keeps again", async || {
+            keeper.pull(&images[4]).await;
+            keeper.has_blob(images[4].layer(0)).await
+        })
+        .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -333,6 +438,7 @@ async fn no_pull_fails_by_upkeep() {
             }
             // It recovers by itself.
             keeper.store.faults().heal();
+            tokio::time::sleep(keeper.cache.limits().room_refused_for).await;
             for image in &images {
                 keeper.pull(image).await;
             }
