@@ -259,7 +259,7 @@ pub(super) struct Sweep<'a> {
     /// What would have gone by now.
     gone: BTreeSet<Digest>,
     /// How many stayed since the last that went.
-    stayed: usize,
+    pub(super) stayed: usize,
     collected: Collected,
 }
 

@@ -84,6 +84,8 @@ impl Sweep<'_> {
         mut bytes: u64,
         low: u64,
     ) -> Result<(), StoreError> {
+        // What stayed before stayed for another limit.
+        self.stayed = 0;
         let mut orders: Vec<Order> = origins.iter().map(Order::of).collect();
         let mut coldest: BTreeMap<_, (Unit, usize)> = BTreeMap::new();
         for (n, order) in orders.iter_mut().enumerate() {

@@ -263,3 +263,26 @@ async fn what_is_old_and_stays_is_looked_at_once() {
     keeper.collect_what_is_over().await;
     assert_eq!(calls() - before, first);
 }
+
+/// That much stays in a row for its age keeps no limit from being kept.
+#[tokio::test]
+async fn what_stays_for_one_limit_does_not_suspend_another() {
+    let hour = Duration::from_secs(3_600);
+    let mut setup = Setup::idle(hour);
+    setup.limits.postponed_max = 1;
+    setup.entry = Some(|entry| entry.retention.bytes_max = Some(2_000));
+    let keeper = setup.build();
+    keeper.pin("two.example/**").await;
+    let place = origin("two.example", "library/x");
+    let pinned = [keeper.push(&place, "pinned", &[sample(1_000, 9)])];
+    keeper.pull(&pinned[0]).await;
+    keeper.clock.advance(hour);
+    let places = [
+        ("one.example", "library/x", "a"),
+        ("one.example", "library/x", "b"),
+    ];
+    let images = pulled(&keeper, &places).await;
+    keeper.collect_what_is_over().await;
+    assert_eq!(keeper.kept(&images).await, ["b"]);
+    assert_eq!(keeper.kept(&pinned).await, ["pinned"]);
+}
