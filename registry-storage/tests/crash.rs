@@ -532,7 +532,7 @@ async fn settled_manifests_agree_with_or_without_their_marks() {
         let (manifest, links) = linked_manifest();
         watched.store.put_manifest(manifest.clone()).await.unwrap();
         watched.store.link(&origin("here"), links).await.unwrap();
-        let removed = Manifest::of_bytes(None, Bytes::from_static(b"{}")).unwrap();
+        let removed = Manifest::of_bytes(None, r#"{"layers":[]}"#.into()).unwrap();
         watched.store.put_manifest(removed.clone()).await.unwrap();
         let remove = watched.store.remove_manifest(removed.digest());
         assert!(remove.await.unwrap());
