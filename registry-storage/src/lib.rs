@@ -46,16 +46,19 @@
 //! everything (ADR 13).
 //!
 //! What a crash can part is files and rows. For blobs and manifests the tables below tell how that
-//! is put right; the sums are then those of the files, to the byte. `remove_unused` looks and
-//! removes the row under the lock under which manifests are admitted, so none that names the blob
-//! comes in between:
+//! is put right; the sums are then those of the files, to the byte. Where sled has to be opened anew
+//! in the middle of its use, after a write to it had failed, it has lost what a crash would have
+//! lost, and the same is put right before the next call begins. `remove_unused` looks and removes the
+//! row under the lock under which manifests are admitted, so none that names the blob comes in
+//! between:
 //!
 //! | Crash after | On the disk | The next start |
 //! |---|---|---|
 //! | `remove_unused`: the row, not flushed | file, row | as if it had not begun |
 //! | … flushed, and further | as for a removal, below | the blob is absent |
-//! | `forget`: removing the list of origins, synced | rows | links as before; a loss of the index would lose them |
-//! | … removing rows, not flushed | rows, or some of them | links of which some may be gone: one HEAD each |
+//! | `forget`: removing the list of origins, synced | mark, rows | links as before; a loss of the index would lose them |
+//! | … recording what the manifest takes now | mark, rows | the same |
+//! | … removing rows, not flushed | mark, rows, or some of them | links of which some may be gone: one HEAD each |
 //! | … flushed | no rows | forgotten |
 //! | postponing, noting, an access, not flushed | the row as it was | the unit is where it was before |
 //! | writing down a removal, not flushed | | it is not told |
@@ -178,7 +181,7 @@
 //! do links that were made before origins were listed. A list beside no sound manifest is removed.
 //!
 //! A folder of format 1 has an index without the books: they are made when it is opened, of its rows
-//! and the files ([`Upgraded`]), some seconds for each 100,000 rows. Until all of them are there it
+//! and the files ([`Upgraded`]), for up to 15 seconds for each 100,000 blobs and links. Until all of them are there it
 //! stays a folder of format 1, and the next start begins again.
 //!
 //! A blob whose row alone was lost is found by its file when it is asked for, and proven in the

@@ -88,7 +88,7 @@ pub(super) fn upgrade(
     tracing::info!(
         from,
         "the data folder is an earlier version's: its index is brought up to date, which may take \
-         some seconds for each 100,000 blobs and links"
+         up to 15 seconds for each 100,000 blobs and links"
     );
     index.clear_derived().map_err(index_error(layout))?;
     let blobs = derive_blobs(layout, index, options)?;

@@ -7,7 +7,8 @@
 //! - Its flush ends in `sync_file_range`, which does not outlive a power cut: [`Index::flush`]
 //!   syncs the file itself.
 //! - Once a write has failed (a full disk), every later one fails until it is opened anew: a write
-//!   does that here, at most every [`INDEX_REVIVE_AFTER`].
+//!   does that here, at most every [`INDEX_REVIVE_AFTER`]. What was not flushed is lost then; see
+//!   [`Opening`], and `folder/settle.rs` for how it is put right.
 //!
 //! Every method blocks: about 1 µs for a row that is in memory, and 30 µs for one that is not. What
 //! the rows are is in [`keys`], and what is done with them in `rows`.
