@@ -17,6 +17,11 @@ const NONBLOCK: i32 = OFlags::NONBLOCK.bits().cast_signed();
 /// What stood in a file; none where it could not be read, or is no file.
 pub(super) type Stamp = Option<Digest>;
 
+/// Whether what stands at a path can be read more than once: whether it is, or leads to, a file.
+pub(super) fn can_be_read_again(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file())
+}
+
 /// The stamp of what a file, or what it is a link to, holds now.
 pub(super) fn stamp(path: &Path) -> Stamp {
     let mut options = OpenOptions::new();

@@ -7,7 +7,6 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::TryFutureExt as _;
 use registry_core::{Clock, RegistryCache, Timestamp, UpstreamId};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -37,6 +36,15 @@ pub enum ReloadError {
         "there is no configuration file to read again: flags and environment stay what they were"
     )]
     NoFile,
+    /// It can be read only once: it is a pipe, or the like.
+    #[error(
+        "{path} is no file that can be read again, but a pipe or the like: what it said at the \
+         start stays in effect; write it to a file for it to be read again"
+    )]
+    NotAFile {
+        /// Where it is.
+        path: PathBuf,
+    },
     /// What it says is wrong, or it cannot be read.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
@@ -68,6 +76,8 @@ pub enum ReloadError {
 
 struct Live {
     source: Option<ConfigSource>,
+    /// Whether it was read from a file. From a pipe, it is all that will ever be said.
+    is_from_file: bool,
     /// What only a restart puts in effect is compared with this.
     started: Config,
     cache: RegistryCache,
@@ -103,8 +113,10 @@ impl ReloadHandle {
             refused: None,
             needs_restart: Vec::new(),
         };
+        let path = started.source.as_ref().and_then(ConfigSource::file);
         Self {
             live: Arc::new(Live {
+                is_from_file: path.is_some_and(|path| files::can_be_read_again(&path)),
                 source: started.source,
                 current: watch::Sender::new(Arc::new(started.config.clone())),
                 started: started.config,
@@ -143,6 +155,11 @@ impl ReloadHandle {
         self.live.source.as_ref()?.file()
     }
 
+    /// Whether the configuration is from a file, which may say something else later.
+    pub(super) fn is_from_file(&self) -> bool {
+        self.live.is_from_file
+    }
+
     /// What stands in the configuration file and in those that upstreams read once.
     pub(super) fn stamps(&self) -> Vec<Stamp> {
         let (config, file) = (self.config(), self.file());
@@ -156,28 +173,29 @@ impl ReloadHandle {
     ///
     /// # Errors
     ///
-    /// [`ReloadError`], which is logged as well, once for as long as it stays the same.
+    /// [`ReloadError`], which is logged as well, once for as long as it stays the same; but
+    /// [`ReloadError::NoFile`] is not.
     ///
     /// # Cancellation
     ///
     /// Dropping the future leaves the one configuration in effect or the other, as a whole.
     pub async fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let Some(source) = self.live.source.clone().filter(|it| it.file().is_some()) else {
+        let Some((source, path)) = self.live.source.clone().zip(self.file()) else {
             return Err(ReloadError::NoFile);
         };
+        if !self.live.is_from_file {
+            let error = ReloadError::NotAFile { path };
+            warn!("{error}");
+            return Err(error);
+        }
         let mut in_use = self.live.in_use.lock().await;
-        let load = move || {
-            let config = source.load()?;
-            Ok::<_, ConfigErrors>((
-                config,
-                source.file().is_some_and(|path| files::is_empty(&path)),
-            ))
-        };
-        let load = spawn_blocking(load).map_err(|_| ReloadError::Stopping);
-        let reloaded = match load.await {
-            Ok(Ok((config, is_empty))) => self.put(config, is_empty, &mut in_use).await,
-            Ok(Err(errors)) => Err(errors.into()),
-            Err(stopping) => Err(stopping),
+        let load = spawn_blocking(move || {
+            let is_empty = files::is_empty(&path);
+            Ok((load(&source, path)?, is_empty))
+        });
+        let reloaded = match load.await.unwrap_or(Err(ReloadError::Stopping)) {
+            Ok((config, is_empty)) => self.put(config, is_empty, &mut in_use).await,
+            Err(error) => Err(error),
         };
         self.tell(&reloaded);
         reloaded
@@ -292,6 +310,14 @@ impl std::fmt::Debug for ReloadHandle {
             .field("state", &self.state())
             .finish_non_exhaustive()
     }
+}
+
+/// What the configuration says now. What has taken the place of its file is not waited for.
+fn load(source: &ConfigSource, path: PathBuf) -> Result<Config, ReloadError> {
+    if path.exists() && !files::can_be_read_again(&path) {
+        return Err(ReloadError::NotAFile { path });
+    }
+    Ok(source.load()?)
 }
 
 /// Tells the cache how much to keep, and how often to check it.

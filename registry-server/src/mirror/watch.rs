@@ -5,7 +5,6 @@
 //! than a request. What is found must be found twice before it is read, so that a file is not taken
 //! while it is being written.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -20,8 +19,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Reads the configuration again whenever its files have changed, until it is told to stop.
 pub(super) async fn watch(handle: ReloadHandle, stop: CancellationToken) {
-    // What is no file, as a pipe, can be read only once.
-    if !handle.file().is_some_and(|path| is_file(&path)) {
+    if !handle.is_from_file() {
         return;
     }
     let mut found = Settling::default();
@@ -44,10 +42,6 @@ pub(super) async fn watch(handle: ReloadHandle, stop: CancellationToken) {
         () = watching => {}
         () = stop.cancelled() => {}
     }
-}
-
-fn is_file(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| metadata.is_file())
 }
 
 /// Tells what has changed and stays so from what is changing still.

@@ -1,6 +1,7 @@
 //! The binary: on SIGHUP, and by itself when its file has changed.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use registry_server::testing::FixtureRegistry;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -149,6 +151,85 @@ async fn a_file_that_changes_is_read_however_it_does() {
         assert_eq!(running.status("one.test"), 200);
         write(&path, &both);
         running.await_status("two.test", 200);
+    })
+    .await;
+}
+
+/// Whatever it looks like while it is being written, it is read when it is whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_being_written_is_left_to_be_written() {
+    on_a_thread(|registry| {
+        let mut path = None;
+        let running = run(|folder| {
+            let file = folder.join("registry.toml");
+            write(&file, &table("one.test", registry));
+            path = Some(file.clone());
+            file
+        });
+        let path = path.unwrap();
+        let begin = table("one.test", registry) + "[upstream.\"two.test\"]\nendpoints = [\n";
+        write(&path, &begin);
+        let mut file = File::options().append(true).open(&path).unwrap();
+        // Longer than it takes to look at it twice.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            file.write_all(b"# a line of many\n").unwrap();
+            assert_eq!(running.status("two.test"), 404);
+            thread::sleep(Duration::from_millis(20));
+        }
+        let end = format!("\"{}\"]\n", registry.url());
+        file.write_all(end.as_bytes()).unwrap();
+        running.await_status("two.test", 200);
+        let (_, said) = running.process.stop_and_say();
+        assert!(!said.contains("is refused"), "{said}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_is_read_once() {
+    on_a_thread(|registry| {
+        let text = table("one.test", registry);
+        let running = run(|folder| {
+            let pipe = folder.join("registry.toml");
+            mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+            let path = pipe.clone();
+            // It stands still until somebody reads.
+            thread::spawn(move || write(&path, &text));
+            pipe
+        });
+        assert_eq!(running.status("one.test"), 200);
+        running.process.signal(Signal::HUP);
+        running.await_words("is no file that can be read again, but a pipe");
+        assert_eq!(running.status("one.test"), 200);
+        let (status, said) = running.process.stop_and_say();
+        assert!(status.success());
+        assert!(!said.contains("is refused"), "{said}");
+    })
+    .await;
+}
+
+/// A pipe in the place of a file would never say anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_taken_the_place_of_a_file_is_not_waited_for() {
+    on_a_thread(|registry| {
+        let mut path = None;
+        let running = run(|folder| {
+            let file = folder.join("registry.toml");
+            write(&file, &table("one.test", registry));
+            path = Some(file.clone());
+            file
+        });
+        let path = path.unwrap();
+        fs::remove_file(&path).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        running.process.signal(Signal::HUP);
+        running.await_words("is refused: what was in effect still is");
+        fs::remove_file(&path).unwrap();
+        write(&path, &table("two.test", registry));
+        running.process.signal(Signal::HUP);
+        running.await_status("two.test", 200);
+        assert!(running.process.stop().success());
     })
     .await;
 }

@@ -221,7 +221,9 @@ impl Api {
         };
         match configuration.reload().await {
             Ok(reloaded) => Ok(document(StatusCode::OK, &reloaded)),
-            Err(error @ ReloadError::NoFile) => Err(Refusal::conflict(error.to_string())),
+            Err(error @ (ReloadError::NoFile | ReloadError::NotAFile { .. })) => {
+                Err(Refusal::conflict(error.to_string()))
+            }
             Err(error @ ReloadError::Stopping) => Err(Refusal::unavailable(error.to_string())),
             Err(error) => Err(Refusal::invalid(error.to_string())),
         }
