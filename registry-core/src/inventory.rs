@@ -34,6 +34,10 @@ use crate::{
 /// After a crash it agrees with what is kept, or finds out when it is asked: a unit that is listed
 /// may have become none, and then [`Self::remove_unused`] says so and takes it out of the order.
 pub trait InventoryStore: Send + Sync + 'static {
+    /// How often, since it was opened, the store itself has found content missing or damaged, and
+    /// has forgotten it. What it was told to remove is not among these.
+    fn forgotten(&self) -> u64;
+
     /// What is kept in all. Its cost does not grow with what is kept.
     ///
     /// # Errors

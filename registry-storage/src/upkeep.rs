@@ -16,6 +16,10 @@ use crate::disk::{DiskStore, Shared};
 use crate::folder::Folder;
 
 impl InventoryStore for DiskStore {
+    fn forgotten(&self) -> u64 {
+        Self::forgotten(self)
+    }
+
     fn usage(&self) -> BoxFuture<'_, Result<Usage, StoreError>> {
         Box::pin(self.shared.blocking(StoreOperation::Index, Folder::usage))
     }

@@ -32,6 +32,11 @@ impl Content {
 }
 
 impl InventoryStore for MemoryStore {
+    fn forgotten(&self) -> u64 {
+        // What is in memory is what was put there.
+        0
+    }
+
     fn usage(&self) -> BoxFuture<'_, Result<Usage, StoreError>> {
         Box::pin(async move {
             let content = self.content();

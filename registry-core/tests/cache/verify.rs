@@ -97,7 +97,7 @@ async fn what_is_damaged_is_removed_told_and_fetched_anew() {
     };
     assert_eq!((report.damaged, &report.findings[..]), (1, &[finding][..]));
     assert_eq!((report.manifests, report.blobs), (2, 3));
-    assert_eq!(mirror.cache.verified_damaged(), 1);
+    assert_eq!(mirror.cache.healed(), 1);
     let removals = mirror.removals().await;
     let [removal] = &removals[..] else {
         panic!("one");
@@ -284,7 +284,7 @@ async fn it_runs_in_the_background_as_often_as_is_set() {
     assert!(mirror.holds_blob(layer).await);
     tokio::time::sleep(hour * 2).await;
     assert!(!mirror.holds_blob(layer).await);
-    assert_eq!(mirror.cache.verified_damaged(), 1);
+    assert_eq!(mirror.cache.healed(), 1);
     assert_eq!(
         mirror.cache.verification(),
         settings(Some(hour * 24), 5_000_000)

@@ -188,9 +188,13 @@ impl RegistryCache {
         }
     }
 
-    /// How often since the start a verification has found something damaged, and removed it.
-    pub fn verified_damaged(&self) -> u64 {
-        self.inner.verifications.damaged.load(Ordering::Relaxed)
+    /// How often since the start content was found missing or damaged, and was given up, to be
+    /// fetched anew when it is wanted: by the store when it was asked for it, and by verifications.
+    pub fn healed(&self) -> u64 {
+        let cache = &self.inner;
+        let upkeep = cache.stores.upkeep.as_ref();
+        let by_store = upkeep.map_or(0, |upkeep| upkeep.inventory.forgotten());
+        by_store + cache.verifications.damaged.load(Ordering::Relaxed)
     }
 }
 

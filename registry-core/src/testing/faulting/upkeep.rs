@@ -12,6 +12,10 @@ use crate::{
 };
 
 impl<S: InventoryStore> InventoryStore for FaultingStore<S> {
+    fn forgotten(&self) -> u64 {
+        self.inner.forgotten()
+    }
+
     fn usage(&self) -> BoxFuture<'_, Result<Usage, StoreError>> {
         Box::pin(async move {
             self.faults.pass(StoreCall::Usage).await?;
