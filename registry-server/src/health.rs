@@ -8,11 +8,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use registry_core::{RegistryCache, UpstreamId};
+use tokio::time::timeout;
 
 use crate::api::Health;
 use crate::metrics::Metrics;
+
+/// How long the store is waited for. Whoever asks whether a mirror is ready waits for a second, as a
+/// rule, and takes none at all for a no.
+const STORE_WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// How far a mirror has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +62,7 @@ impl Readiness {
 
 /// How a mirror is: what `/readyz` tells, and the admin API. `refused` is why what the configuration
 /// says now is not in effect, where it is not.
-pub(crate) fn health(
+pub(crate) async fn health(
     readiness: &Readiness,
     cache: &RegistryCache,
     metrics: &Metrics,
@@ -71,12 +77,7 @@ pub(crate) fn health(
                 .to_owned(),
         ),
     }
-    if cache.store_is_failing() {
-        problems.push(
-            "the store is failing: everything passes through without being kept (the log says why)"
-                .to_owned(),
-        );
-    }
+    problems.extend(of_store(cache).await.map(str::to_owned));
     if let Some(refused) = refused {
         problems.push(format!(
             "what the configuration says now is not in effect: {refused}"
@@ -86,6 +87,27 @@ pub(crate) fn health(
     Health {
         ready: readiness.is_ready(),
         problems,
+    }
+}
+
+/// What is the matter with the store.
+async fn of_store(cache: &RegistryCache) -> Option<&'static str> {
+    let usage = timeout(STORE_WAIT_MAX, cache.usage()).await;
+    if cache.store_is_failing() {
+        return Some(
+            "the store is failing: everything passes through without being kept (the log says why)",
+        );
+    }
+    match usage {
+        Err(_) => Some("the store does not answer: the disk is overloaded, or has gone away"),
+        Ok(Err(_)) => Some("the store cannot tell what it keeps (the log says why)"),
+        Ok(Ok(usage)) => {
+            let free_bytes = usage.and_then(|usage| usage.kept.free_bytes);
+            (free_bytes == Some(0)).then_some(
+                "the disk is full but for its reserve: what is new passes through without being \
+                 kept until something is evicted or deleted",
+            )
+        }
     }
 }
 

@@ -24,7 +24,7 @@ const UPSTREAM: (&str, &str) = ("upstream", "registry.example");
 struct Setup {
     origin: FixtureRegistry,
     mirror: Mirror,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Setup {
@@ -43,7 +43,7 @@ impl Setup {
         Self {
             origin,
             mirror,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -294,6 +294,57 @@ async fn what_is_served_stale_is_counted_by_its_reason() {
     assert_eq!(stale, Some(1.0), "{text}");
     let ages = value(&text, "registry_stale_age_seconds_count", &[]);
     assert_eq!(ages, Some(1.0), "{text}");
+    setup.mirror.shutdown().await;
+}
+
+/// A file that is gone or cut short is a miss that repairs itself, and is counted.
+#[tokio::test]
+async fn what_was_damaged_and_fetched_anew_is_counted() {
+    let setup = Setup::start().await;
+    let spec = ImageSpec::new(1).layers(&[100_000, 50_000]);
+    let image = setup.origin.add_image("org/app", "1", &spec);
+    let layers = [0, 1].map(|layer| image.layers[layer].digest);
+    let healed = async |expected: u64| {
+        let text = setup.metrics().await;
+        let counted = value(&text, "registry_healed_total", &[]);
+        assert_eq!(counted, Some(expected as f64), "{text}");
+        let admin = setup.mirror.admin_addr().unwrap();
+        let status = asked(admin, "/api/v1/status").await;
+        let status: Value = serde_json::from_slice(&status.body).unwrap();
+        assert_eq!(status["storage"]["healed"], expected);
+    };
+    let pull = async || {
+        for layer in layers {
+            let answer = setup.get(&format!("/v2/org/app/blobs/{layer}")).await;
+            assert_eq!(answer.status, 200);
+            assert!(answer.body == setup.origin.bytes(&layer).unwrap());
+        }
+        // Until they are kept.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while value(&setup.metrics().await, "registry_fills_active", &[]) != Some(0.0) {
+            assert!(Instant::now() < deadline);
+        }
+    };
+    assert_eq!(setup.get("/v2/org/app/manifests/1").await.status, 200);
+    pull().await;
+    healed(0).await;
+    let file = |layer: registry_core::Digest| {
+        let encoded = layer.encoded();
+        let shelf = setup.folder.path().join("data/blobs/sha256");
+        shelf.join(&encoded[..2]).join(encoded)
+    };
+    std::fs::remove_file(file(layers[0])).unwrap();
+    let cut = std::fs::File::options()
+        .write(true)
+        .open(file(layers[1]))
+        .unwrap();
+    cut.set_len(10_000).unwrap();
+    pull().await;
+    healed(2).await;
+    assert_eq!(setup.origin.count(Method::GET, Object::Blob), 4);
+    pull().await;
+    healed(2).await;
+    assert_eq!(setup.origin.count(Method::GET, Object::Blob), 4);
     setup.mirror.shutdown().await;
 }
 

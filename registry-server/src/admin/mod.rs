@@ -43,13 +43,12 @@ impl Admin {
     pub(crate) fn new(
         surroundings: Surroundings,
         options: AdminOptions,
-        exposition: Exposition,
+        mut exposition: Exposition,
         address: SocketAddr,
     ) -> Result<Self, String> {
-        Ok(Self {
-            exposition,
-            api: Api::new(surroundings, options, address)?,
-        })
+        let api = Api::new(surroundings, options, address)?;
+        api.tell(&mut exposition);
+        Ok(Self { exposition, api })
     }
 
     /// Ends what was begun through the API; [`Self::closed`] waits for it.
@@ -72,7 +71,7 @@ impl Admin {
         match *method {
             Method::GET | Method::HEAD => Ok(match endpoint {
                 Endpoint::Health => self.health(),
-                Endpoint::Ready => self.ready(),
+                Endpoint::Ready => self.ready().await,
                 Endpoint::Metrics => self.metrics().await,
             }),
             _ => Err(ApiError::method()),
@@ -85,8 +84,10 @@ impl Admin {
     }
 
     /// Whether requests should come here, and what a person should look at all the same.
-    fn ready(&self) -> Answer {
-        let (stage, health) = (self.api.stage(), self.api.health_for_all());
+    async fn ready(&self) -> Answer {
+        let health = self.api.health_for_all().await;
+        // Asked after it, so that whoever is told of the end is not told to come.
+        let stage = self.api.stage();
         let (code, status) = match stage {
             Stage::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Stage::Serving if health.problems.is_empty() => (StatusCode::OK, "ready"),

@@ -24,6 +24,7 @@ pub(super) struct OfCache {
     store_failures: u64,
     store_is_failing: bool,
     refused_for_room: u64,
+    healed: u64,
     evictions: EvictionCounts,
     /// None where the store does not tell.
     usage: Option<CacheUsage>,
@@ -52,6 +53,7 @@ impl OfCache {
             store_failures: cache.store_failures(),
             store_is_failing: cache.store_is_failing(),
             refused_for_room: cache.refused_for_room(),
+            healed: cache.healed(),
             evictions: cache.evictions(),
             usage: usage.ok().and_then(Result::ok).flatten(),
             pins: pins.map(|pins| pins.len() as u64),
@@ -122,6 +124,11 @@ impl Collector for OfCache {
                 "refused_for_room",
                 "Content that was passed through for want of room.",
                 self.refused_for_room,
+            ),
+            (
+                "healed",
+                "Content that was found missing or damaged, and given up to be fetched anew.",
+                self.healed,
             ),
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

@@ -1,13 +1,14 @@
 //! Metrics, as OpenMetrics text: counted where things happen, gathered where they are asked for.
 //!
 //! - `answers`, `labels`: what clients were answered; `upstreams`: what registries were asked.
-//! - `cache`, `process`: what is looked up at the moment of a scrape.
+//! - `cache`, `configuration`, `process`: what is looked up at the moment of a scrape.
 //!
 //! Labels come from closed lists only (configured upstreams, kinds of request, status codes), so
 //! that the number of series does not grow with what clients ask for (I8).
 
 mod answers;
 mod cache;
+mod configuration;
 mod labels;
 #[cfg(target_os = "linux")]
 mod process;
@@ -29,6 +30,7 @@ use crate::health::Readiness;
 use crate::upstream::{HttpUpstream, UpstreamObserver};
 
 pub(crate) use answers::{Answers, Ended, Named, Side};
+pub(crate) use configuration::OfConfiguration;
 pub(crate) use labels::ListenerName;
 
 /// What every name begins with, but for those of the process.

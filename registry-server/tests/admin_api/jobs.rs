@@ -4,7 +4,7 @@ use http::Method;
 use registry_server::testing::{Fault, Gate, ImageSpec, Match, Object, Times};
 use serde_json::{Value, json};
 
-use super::support::{Answer, Site, UPSTREAM};
+use super::support::{Answer, Question, Site, UPSTREAM};
 
 fn strings(value: &Value) -> Vec<&str> {
     value
@@ -297,4 +297,67 @@ async fn collecting_tells_what_goes_and_then_lets_it_go() {
     );
     let within = site.job(&json!({ "kind": "collect" })).await;
     assert_eq!(within["state"], "done", "{within:#}");
+}
+
+#[tokio::test]
+async fn jobs_are_counted_by_what_became_of_them() {
+    let site = Site::start().await;
+    let counted = async |name: &str, kind: &str, state: &str| -> u64 {
+        let text = site.ask(Question::get("/metrics")).await.body;
+        let text = String::from_utf8(text).unwrap();
+        let series = format!("{name}{{kind=\"{kind}\",state=\"{state}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&series));
+        value
+            .unwrap_or_else(|| panic!("{series}: {text}"))
+            .parse()
+            .unwrap()
+    };
+    let ended = async |kind, state| counted("registry_jobs_ended_total", kind, state).await;
+    for (kind, state) in [
+        ("warm", "done"),
+        ("verify", "failed"),
+        ("collect", "cancelled"),
+    ] {
+        assert_eq!(ended(kind, state).await, 0);
+    }
+    let image = site.image("org/app", "1", 1);
+    let gate = Gate::new();
+    let hold = Fault::HoldAfter {
+        bytes: 0,
+        gate: gate.clone(),
+    };
+    let layer = Match::blob(image.layers[0].digest);
+    site.origin.fault(layer, Times::Once, hold);
+    let warm = json!({ "kind": "warm", "images": ["org/app:1"] });
+    let first = site.post("jobs", &warm).await.json()["id"]
+        .as_u64()
+        .unwrap();
+    site.until(&format!("/api/v1/jobs/{first}"), |job| {
+        job.json()["state"] == "running"
+    })
+    .await;
+    let second = site.post("jobs", &warm).await.json()["id"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(counted("registry_jobs", "warm", "running").await, 1);
+    assert_eq!(counted("registry_jobs", "warm", "queued").await, 1);
+    assert_eq!(
+        site.delete(&format!("jobs/{second}")).await.json()["state"],
+        "cancelled"
+    );
+    gate.open();
+    assert_eq!(site.ended(first).await["state"], "done");
+    let missing = json!({ "kind": "warm", "images": ["org/none:1"] });
+    assert_eq!(site.job(&missing).await["state"], "failed");
+    for state in ["done", "failed", "cancelled"] {
+        assert_eq!(ended("warm", state).await, 1, "{state}");
+    }
+    for state in ["running", "queued"] {
+        assert_eq!(counted("registry_jobs", "warm", state).await, 0, "{state}");
+    }
+    assert_eq!(
+        site.job(&json!({ "kind": "collect" })).await["state"],
+        "done"
+    );
+    assert_eq!(ended("collect", "done").await, 1);
 }

@@ -9,6 +9,7 @@ mod access;
 mod archives;
 mod content;
 mod description;
+mod health;
 mod jobs;
 mod questions;
 mod readme;

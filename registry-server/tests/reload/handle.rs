@@ -6,12 +6,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use ::http::Method;
-use registry_core::{MemoryStore, Stores, UpstreamId};
+use registry_core::{MemoryStore, Stores, Timestamp, UpstreamId};
+use registry_server::api::Time;
 use registry_server::testing::{
     Fault, FixtureRegistry, Gate, ImageSpec, Login, Match, Object, Times, TokenAuth,
 };
 use registry_server::{Mirror, ReloadError};
 
+use serde_json::Value;
 use tokio::task::spawn_blocking;
 
 use crate::http;
@@ -178,7 +180,8 @@ async fn what_is_wrong_leaves_everything_as_it_was_and_is_told() {
         fs::write(scene.path(), format!("{text}\n")).unwrap();
         let error = scene.mirror.reload().await.unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
-        assert_eq!(handle.state().refused, Some(error));
+        assert_eq!(handle.state().refused.as_ref(), Some(&error));
+        assert_eq!(told(&scene).await, (Some(error), 0.0));
         let again = scene.pull("one.test", "app:latest").await;
         assert_eq!(again, status(REVALIDATED));
     }
@@ -190,6 +193,39 @@ async fn what_is_wrong_leaves_everything_as_it_was_and_is_told() {
     let reloaded = scene.reload(&right).await;
     assert_eq!(reloaded.changed, [""; 0]);
     assert_eq!(handle.state().refused, None);
+    assert_eq!(told(&scene).await, (None, 1.0));
+}
+
+/// Why the configuration is refused, as the admin API says, and the metric. That it is, `/readyz` says
+/// as well, to everybody, and not what stands in the file.
+async fn told(scene: &Scene) -> (Option<String>, f64) {
+    let admin = scene.mirror.admin_addr().unwrap();
+    let ready = get(admin, "/readyz").await;
+    assert_eq!(ready.status, 200);
+    let ready: Value = serde_json::from_slice(&ready.body).unwrap();
+    let status = get(admin, "/api/v1/status").await;
+    let status: Value = serde_json::from_slice(&status.body).unwrap();
+    let words = "what the configuration says now is not in effect: ";
+    let problem = status["health"]["problems"][0].as_str();
+    let told_to_all = problem.map(|_| format!("{words}the log says why"));
+    assert_eq!(ready["problems"][0].as_str(), told_to_all.as_deref());
+    let refused = problem.map(|problem| problem.strip_prefix(words).unwrap().to_owned());
+    assert_eq!(
+        status["configuration"]["refused"].as_str(),
+        refused.as_deref()
+    );
+
+    let metrics = get(admin, "/metrics").await;
+    let text = String::from_utf8(metrics.body.clone()).unwrap();
+    let value = |name: &str| -> f64 {
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+        values.next().unwrap().trim().parse().unwrap()
+    };
+    let loaded_at = value("registry_config_last_reload_timestamp_seconds ");
+    let loaded = Timestamp::from_millis(loaded_at as u64 * 1_000);
+    let loaded = serde_json::to_value(Time::from(loaded)).unwrap();
+    assert_eq!(status["configuration"]["loaded_at"], loaded);
+    (refused, value("registry_config_reload_success "))
 }
 
 #[tokio::test(flavor = "multi_thread")]

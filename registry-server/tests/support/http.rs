@@ -51,7 +51,7 @@ pub(crate) fn ask(method: &str, address: SocketAddr, path: &str) -> Answer {
         .expect("the limit is not zero");
     write!(
         client,
-        "{method} {path} HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     )
     .expect("send a request");
     let mut answer = Vec::new();

@@ -302,12 +302,9 @@ fn time(at: Option<Timestamp>) -> Option<Time> {
 /// How much is kept, and what has become of the rest.
 pub(super) fn storage(usage: &CacheUsage, evictions: &EvictionCounts) -> Storage {
     let kept = &usage.kept;
-    let gone = |is_it: fn(RemovalReason) -> bool| {
-        evictions.iter().filter(move |(reason, _)| is_it(*reason))
-    };
     // What a person deleted was not evicted, and what was damaged was not there.
-    let evicted = gone(|it| !matches!(it, RemovalReason::Deleted | RemovalReason::Damaged));
-    let healed = gone(|it| it == RemovalReason::Damaged);
+    let not_evicted = |it| matches!(it, RemovalReason::Deleted | RemovalReason::Damaged);
+    let evicted = evictions.iter().filter(|(reason, _)| !not_evicted(*reason));
     Storage {
         bytes: kept.bytes,
         bytes_max: usage.bytes_max,
@@ -316,7 +313,6 @@ pub(super) fn storage(usage: &CacheUsage, evictions: &EvictionCounts) -> Storage
         blobs: kept.blobs,
         manifests: kept.manifests,
         evicted_bytes: evicted.map(|(_, evicted)| evicted.bytes).sum(),
-        healed: healed.map(|(_, evicted)| evicted.count).sum(),
         ..Storage::default()
     }
 }

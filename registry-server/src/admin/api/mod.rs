@@ -33,7 +33,7 @@ use registry_core::{Clock, RegistryCache, SystemClock, Timestamp, UpstreamId};
 use crate::config::AdminToken;
 use crate::front::{Answer, ApiError, Lasts, Payload, RequestBody, has_body};
 use crate::health::Readiness;
-use crate::metrics::Metrics;
+use crate::metrics::{Exposition, Metrics, OfConfiguration};
 use crate::{ReloadError, ReloadHandle};
 pub(crate) use guard::check_admin_token;
 
@@ -150,6 +150,12 @@ impl Api {
     /// What a request is told that is refused before it is looked at.
     pub(super) fn refuse(error: ApiError) -> Answer {
         Refusal::from(error).into()
+    }
+
+    /// Tells of the configuration and of jobs wherever metrics are told.
+    pub(super) fn tell(&self, exposition: &mut Exposition) {
+        exposition.gather(OfConfiguration(self.told_of_configuration()));
+        exposition.gather(self.jobs.counted());
     }
 
     /// Ends all jobs; [`Self::closed`] waits for it.

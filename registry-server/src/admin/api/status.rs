@@ -23,7 +23,7 @@ impl Api {
             admin_listen: Some(self.admin_listen.to_string()),
             default_upstream: self.default_upstream.to_string(),
             data_dir: path.map(|path| path.display().to_string()),
-            health: self.health(),
+            health: self.health().await,
             storage: self.storage().await?,
             traffic: self.traffic(),
             upstreams,
@@ -91,6 +91,7 @@ impl Api {
         let evictions = self.cache.evictions();
         Ok(Storage {
             pins,
+            healed: self.cache.healed(),
             failures: self.cache.store_failures(),
             ..documents::storage(&usage.unwrap_or_default(), &evictions)
         })
@@ -104,11 +105,20 @@ impl Api {
     }
 
     fn configuration(&self) -> ConfigurationState {
-        match &self.options.configuration {
+        self.told_of_configuration()()
+    }
+
+    /// What tells, whenever it is called, how the configuration is.
+    pub(super) fn told_of_configuration(
+        &self,
+    ) -> impl Fn() -> ConfigurationState + Send + Sync + use<> {
+        let configuration = self.options.configuration.clone();
+        let started_at = Time::from(self.started_at);
+        move || match &configuration {
             Some(configuration) => configuration.state(),
             None => ConfigurationState {
                 file: None,
-                loaded_at: Time::from(self.started_at),
+                loaded_at: started_at,
                 refused: None,
                 needs_restart: Vec::new(),
             },
@@ -120,17 +130,18 @@ impl Api {
     }
 
     /// How the mirror is, for those who administer it.
-    fn health(&self) -> Health {
+    async fn health(&self) -> Health {
         self.health_where(self.configuration().refused.as_deref())
+            .await
     }
 
     /// How the mirror is, for everybody: without what stands in a file of this machine, and where.
-    pub(in crate::admin) fn health_for_all(&self) -> Health {
+    pub(in crate::admin) async fn health_for_all(&self) -> Health {
         let refused = self.configuration().refused;
-        self.health_where(refused.map(|_| "the log says why"))
+        self.health_where(refused.map(|_| "the log says why")).await
     }
 
-    fn health_where(&self, refused: Option<&str>) -> Health {
-        health(&self.readiness, &self.cache, &self.metrics, refused)
+    async fn health_where(&self, refused: Option<&str>) -> Health {
+        health(&self.readiness, &self.cache, &self.metrics, refused).await
     }
 }

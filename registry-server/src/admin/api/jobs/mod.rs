@@ -5,6 +5,7 @@
 //! and none of them does what could not be asked for again
 //! ([ADR 15](../../../../../docs/adr/0015-the-admin-api.md)).
 
+mod counts;
 mod notes;
 mod table;
 mod worker;
@@ -27,6 +28,7 @@ use crate::front::panic_text;
 pub(super) use table::unknown;
 pub(super) use worker::Worker;
 
+use counts::KINDS;
 use table::Table;
 
 /// All jobs.
@@ -34,26 +36,34 @@ pub(super) struct Jobs {
     shared: Arc<Shared>,
 }
 
+/// Tells of them in metrics. Of a mirror that has ended it goes on telling what there was.
+#[derive(Clone)]
+pub(in crate::admin) struct OfJobs(Arc<Shared>);
+
 struct Shared {
     table: Mutex<Table>,
     /// Whose turn it is, of each kind.
-    turns: [(JobKind, Semaphore); 3],
+    turns: [(JobKind, Semaphore); KINDS.len()],
     tasks: TaskTracker,
     clock: Arc<dyn Clock>,
 }
 
 impl Jobs {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        let kinds = [JobKind::Warm, JobKind::Verify, JobKind::Collect];
         let shared = Shared {
             table: Mutex::default(),
-            turns: kinds.map(|kind| (kind, Semaphore::new(1))),
+            turns: KINDS.map(|kind| (kind, Semaphore::new(1))),
             tasks: TaskTracker::new(),
             clock,
         };
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// What tells of them in metrics.
+    pub(super) fn counted(&self) -> OfJobs {
+        OfJobs(Arc::clone(&self.shared))
     }
 
     /// Begins a job as soon as it is its turn. `what` says in words what it is to do.

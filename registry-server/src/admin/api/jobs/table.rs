@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use registry_core::Timestamp;
 
 use super::super::documents;
+use super::counts::Ended;
 use super::{JobKind, JobState, Refusal, Worker, limits};
 use crate::api::{Job, Time};
 
@@ -15,6 +16,7 @@ pub(super) struct Table {
     last: u64,
     closed: bool,
     jobs: BTreeMap<u64, Record>,
+    ended: Ended,
 }
 
 struct Record {
@@ -92,6 +94,7 @@ impl Table {
         };
         record.state = state;
         record.ended_at = Some(now);
+        self.ended.count(record.kind, state);
         self.forget_the_oldest();
         Some(state)
     }
@@ -103,7 +106,7 @@ impl Table {
         if record.ended_at.is_some() {
             return Err(Refusal::conflict(format!("job {id} has ended already")));
         }
-        record.cancel(now);
+        record.cancel(now, &mut self.ended);
         let job = record.job(id, usize::MAX);
         self.forget_the_oldest();
         Ok(job)
@@ -112,7 +115,14 @@ impl Table {
     pub(super) fn close(&mut self, now: Timestamp) {
         self.closed = true;
         let unfinished = self.jobs.values_mut().filter(|it| it.ended_at.is_none());
-        unfinished.for_each(|record| record.cancel(now));
+        unfinished.for_each(|record| record.cancel(now, &mut self.ended));
+    }
+
+    /// Those that have not ended, and how many have.
+    pub(super) fn counts(&self) -> (Vec<(JobKind, JobState)>, Ended) {
+        let unfinished = self.jobs.values().filter(|it| it.ended_at.is_none());
+        let unfinished = unfinished.map(|it| (it.kind, it.state)).collect();
+        (unfinished, self.ended)
     }
 
     fn forget_the_oldest(&mut self) {
@@ -127,11 +137,12 @@ impl Table {
 
 impl Record {
     /// What has not begun has thereby ended.
-    fn cancel(&mut self, now: Timestamp) {
+    fn cancel(&mut self, now: Timestamp, ended: &mut Ended) {
         self.worker.cancel();
         if self.state == JobState::Queued {
             self.state = JobState::Cancelled;
             self.ended_at = Some(now);
+            ended.count(self.kind, self.state);
         }
     }
 
