@@ -8,8 +8,10 @@
 )]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,12 +21,16 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use registry_server::Mirror;
+use registry_server::config::{CredentialConfig, UpstreamConfig};
 use registry_server::logging::{LogFilter, LogFormat, start_logging};
-use registry_server::testing::{FixtureRegistry, ImageSpec, OutgoingLog};
+use registry_server::testing::{
+    FixtureRegistry, ImageSpec, Login, OutgoingLog, Secrets, TokenAuth,
+};
 use url::Url;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT_SPAN: &str = "b7ad6b7169203331";
+const PASSWORD: &str = "hush-password";
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Takes what is sent to it, and gives the spans.
@@ -118,6 +124,18 @@ fn attributes(span: &Span) -> BTreeMap<&str, String> {
     told.collect()
 }
 
+/// The registry, which wants a password.
+fn with_password(origin: &FixtureRegistry, folder: &Path) -> UpstreamConfig {
+    let path = folder.join("password");
+    fs::write(&path, PASSWORD).unwrap();
+    let mut upstream = UpstreamConfig::new([Url::parse(&origin.url()).unwrap()]);
+    upstream.credentials.own = Some(CredentialConfig::PasswordFile {
+        username: "marvin".to_owned(),
+        path,
+    });
+    upstream
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -141,10 +159,16 @@ async fn a_pull_is_one_trace_from_the_client_to_the_registry() {
     let layer = image.layers[0].digest;
     let folder = tempfile::tempdir().unwrap();
     let outgoing = OutgoingLog::default();
+    origin.behave(|behaviour| {
+        behaviour.token = Some(TokenAuth {
+            logins: vec![Login::new("marvin", PASSWORD)],
+            ..TokenAuth::default()
+        });
+    });
     let mirror = Mirror::builder()
         .without_known_upstreams()
-        .data_dir(folder.path())
-        .upstream("registry.example", &origin.url())
+        .data_dir(folder.path().join("data"))
+        .upstream_config("registry.example", with_password(&origin, folder.path()))
         .default_upstream("registry.example")
         .outgoing_log(outgoing.clone())
         .start()
@@ -208,10 +232,20 @@ async fn a_pull_is_one_trace_from_the_client_to_the_registry() {
     assert_eq!(fetch.parent_span_id, tag.span_id);
     let asked_by = |parent: &Span| {
         let parent = parent.span_id.clone();
-        move |span: &Span| span.name == "upstream_request" && span.parent_span_id == parent
+        move |span: &Span| {
+            let told = attributes(span);
+            span.name == "upstream_request"
+                && span.parent_span_id == parent
+                && told["kind"] != "token"
+                && told["status"] != "401"
+        }
     };
     let head = only(&spans, asked_by(tag));
     assert_eq!(attributes(head)["method"], "HEAD");
+    // The token belongs to the question that it was wanted for.
+    let token = |span: &Span| attributes(span).get("kind").is_some_and(|it| it == "token");
+    let token = only(&spans, token);
+    assert_eq!(token.parent_span_id, tag.span_id);
     let get = only(&spans, asked_by(fetch));
     let told = attributes(get);
     assert_eq!(told["method"], "GET");
@@ -239,5 +273,22 @@ async fn a_pull_is_one_trace_from_the_client_to_the_registry() {
         "{sent}"
     );
     assert!(!sent.contains("tracestate"), "{sent}");
-    assert!(!format!("{spans:?}").contains("hush-client"));
+    let mut secrets = Secrets::account("marvin", PASSWORD).token("hush-client");
+    let mut shown = Vec::new();
+    for request in outgoing.requests() {
+        let headers = request.headers.into_iter();
+        shown.extend(headers.filter(|(name, _)| name == "authorization"));
+    }
+    let tokens: Vec<_> = shown
+        .iter()
+        .filter_map(|(_, value)| value.strip_prefix("Bearer "))
+        .collect();
+    assert!(
+        !tokens.is_empty() && tokens.len() < shown.len(),
+        "{shown:?}"
+    );
+    for token in tokens {
+        secrets = secrets.token(token);
+    }
+    secrets.assert_not_in(&format!("{spans:?}"));
 }

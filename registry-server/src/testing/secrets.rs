@@ -76,6 +76,15 @@ impl Secrets {
         assert!(leaked.is_empty(), "a secret left: {leaked:?}");
     }
 
+    /// # Panics
+    ///
+    /// Where a text has one of these.
+    #[track_caller]
+    pub fn assert_not_in(&self, text: &str) {
+        assert!(!self.needles.is_empty(), "name a secret to look for");
+        assert!(!self.are_in(text), "a secret was told: {text}");
+    }
+
     fn carriers(&self, log: &OutgoingLog) -> Vec<Outgoing> {
         assert!(!self.needles.is_empty(), "name a secret to look for");
         let mut requests = log.requests();
@@ -88,14 +97,16 @@ impl Secrets {
         let texts = headers
             .flat_map(|(name, value)| [name.as_str(), value])
             .chain([request.url.as_str(), &request.body]);
-        texts.into_iter().any(|text| {
-            // As a form writes a space, which no decoder of URLs reads as one.
-            let spaced = text.replace('+', " ");
-            let decoded = [text, &spaced].map(|text| percent_decode_str(text).decode_utf8_lossy());
-            self.needles
-                .iter()
-                .any(|needle| text.contains(needle) || decoded.iter().any(|t| t.contains(needle)))
-        })
+        texts.into_iter().any(|text| self.are_in(text))
+    }
+
+    fn are_in(&self, text: &str) -> bool {
+        // As a form writes a space, which no decoder of URLs reads as one.
+        let spaced = text.replace('+', " ");
+        let decoded = [text, &spaced].map(|text| percent_decode_str(text).decode_utf8_lossy());
+        self.needles
+            .iter()
+            .any(|needle| text.contains(needle) || decoded.iter().any(|t| t.contains(needle)))
     }
 }
 
@@ -167,6 +178,21 @@ mod tests {
         token.assert_only_at(&log, &["registry.example:444"]);
         let other_port = catch_unwind(|| token.assert_only_at(&log, &[HOME]));
         assert!(other_port.is_err(), "another port is another host");
+    }
+
+    #[test]
+    fn a_secret_is_found_in_a_text() {
+        account().assert_not_in("a text");
+        for text in [
+            "is p&ss word+1",
+            "p%26ss+word%2B1",
+            "bWlycm9yOnAmc3Mgd29yZCsx",
+        ] {
+            assert!(
+                catch_unwind(|| account().assert_not_in(text)).is_err(),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A client that traces says so in `traceparent` (W3C Trace Context); its trace then goes on here,
 //! and its id is in the log. Without a client's, a trace begins here where somebody collects traces
-//! ([`COLLECTED`]), and otherwise none does: what nobody asks for costs one look at a header. None of
+//! ([`COLLECTED`]), and otherwise none does: what nobody asks for costs a look at the headers and at what is collected. None of
 //! it leaves for a registry (I12).
 
 #[cfg(feature = "otlp")]
