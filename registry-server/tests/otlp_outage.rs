@@ -6,6 +6,7 @@
     reason = "a test stops at what it cannot do without"
 )]
 
+#[expect(dead_code, reason = "headers are looked at elsewhere")]
 #[path = "support/http.rs"]
 mod http;
 #[expect(dead_code, reason = "what is said at the start is looked at elsewhere")]
