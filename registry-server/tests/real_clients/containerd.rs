@@ -11,7 +11,7 @@ use registry_core::Digest;
 use crate::example_files::CERTS_FOLDER;
 use crate::image::{Content, MARK_FILE};
 use crate::site::{Client, Published, Site};
-use crate::workshop::{Process, Workshop, command, sandboxed};
+use crate::workshop::{NoNetwork, Process, Workshop, command, sandboxed};
 
 pub(crate) const PROGRAMS: [&str; 3] = ["containerd", "ctr", "runc"];
 /// Needs nothing of the kernel, unlike the default.
@@ -23,6 +23,8 @@ const CRI_NAMESPACE: &str = "k8s.io";
 pub(crate) struct Containerd {
     pub(crate) socket: PathBuf,
     certs: PathBuf,
+    /// Where it runs, if not where the tests do.
+    network: Option<NoNetwork>,
     // Held for its end.
     _process: Process,
 }
@@ -30,6 +32,11 @@ pub(crate) struct Containerd {
 impl Containerd {
     #[track_caller]
     pub(crate) fn start(site: &Site, name: &str) -> Self {
+        Self::start_within(site, name, None)
+    }
+
+    #[track_caller]
+    fn start_within(site: &Site, name: &str, network: Option<NoNetwork>) -> Self {
         let folder = site.workshop.create_folder(name);
         let certs = site.examples.path("containerd/certs.d");
         let configuration = folder.join("config.toml");
@@ -40,11 +47,16 @@ impl Containerd {
         containerd.arg("--address").arg(&socket);
         containerd.arg("--root").arg(folder.join("root"));
         containerd.arg("--state").arg(folder.join("state"));
+        let containerd = match &network {
+            Some(network) => network.within(containerd),
+            None => containerd,
+        };
         let mut process = site.workshop.spawn(name, containerd);
         process.await_ready(|_| UnixStream::connect(&socket).ok());
         Self {
             socket,
             certs,
+            network,
             _process: process,
         }
     }
@@ -54,6 +66,14 @@ impl Containerd {
         ctr.arg("--address").arg(&self.socket);
         ctr.args(["--namespace", namespace]);
         ctr
+    }
+
+    /// The command, in the network that the daemon is in: it is ctr that asks registries.
+    fn within(&self, command: Command) -> Command {
+        match &self.network {
+            Some(network) => network.within(command),
+            None => command,
+        }
     }
 
     /// What the daemon holds under `name`, unpacked.
@@ -112,6 +132,24 @@ impl Ctr {
         let containerd = Containerd::start(site, &format!("containerd-{act}"));
         Self { containerd }
     }
+
+    /// One that reaches nothing outside of this network.
+    #[track_caller]
+    pub(crate) fn start_within(site: &Site, act: &str, network: NoNetwork) -> Self {
+        let name = format!("containerd-{act}");
+        let containerd = Containerd::start_within(site, &name, Some(network));
+        Self { containerd }
+    }
+
+    /// `ctr images import`, and what came of it.
+    #[track_caller]
+    pub(crate) fn import(&self, site: &Site, archive: &Path, name: &str) -> Content {
+        let mut import = self.containerd.ctr("default");
+        import.args(["images", "import", "--snapshotter", SNAPSHOTTER]);
+        import.arg(archive);
+        site.workshop.run("ctr-import", import);
+        self.containerd.content(&site.workshop, "default", name)
+    }
 }
 
 impl Client for Ctr {
@@ -123,7 +161,7 @@ impl Client for Ctr {
         pull.arg("--hosts-dir")
             .arg(&self.containerd.certs)
             .arg(&name);
-        site.workshop.run("ctr-pull", pull);
+        site.workshop.run("ctr-pull", self.containerd.within(pull));
         self.containerd.content(&site.workshop, "default", &name)
     }
 }

@@ -143,12 +143,19 @@ impl Podman {
     }
 }
 
-impl Client for Podman {
+impl Podman {
+    /// `podman load`, and what came of it.
     #[track_caller]
-    fn pull(&self, site: &Site, published: &Published) -> Content {
-        let name = self.way.name_of(published, site);
-        let flag = self.way.tls_flag("--tls-verify=false").unwrap_or_default();
-        self.run(site, &format!("\"$@\" pull --quiet {flag} {name}"));
+    pub(crate) fn load(&self, site: &Site, archive: &Path, name: &str) -> Content {
+        self.run(
+            site,
+            &format!("\"$@\" load --quiet --input {}", archive.display()),
+        );
+        self.content(site, name)
+    }
+
+    #[track_caller]
+    fn content(&self, site: &Site, name: &str) -> Content {
         let digest = self.run(
             site,
             &format!("\"$@\" image inspect --format '{{{{.Digest}}}}' {name}"),
@@ -161,5 +168,15 @@ impl Client for Podman {
             digest: Digest::parse(&digest).expect("Podman prints digests"),
             mark,
         }
+    }
+}
+
+impl Client for Podman {
+    #[track_caller]
+    fn pull(&self, site: &Site, published: &Published) -> Content {
+        let name = self.way.name_of(published, site);
+        let flag = self.way.tls_flag("--tls-verify=false").unwrap_or_default();
+        self.run(site, &format!("\"$@\" pull --quiet {flag} {name}"));
+        self.content(site, &name)
     }
 }

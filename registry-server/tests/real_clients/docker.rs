@@ -58,6 +58,13 @@ impl Docker {
         docker
     }
 
+    /// `docker save` of an image that was pulled under its own name.
+    #[track_caller]
+    pub(crate) fn save(&self, site: &Site, name: &str, archive: &Path) {
+        let archive = archive.to_str().expect("a UTF-8 path");
+        self.run(site, &["save", "--output", archive, name]);
+    }
+
     #[track_caller]
     fn run(&self, site: &Site, arguments: &[&str]) -> String {
         let mut docker = self.docker();

@@ -5,6 +5,7 @@
 //! They need the programs that `.ci/run` installs, and root. What is tried here is how clients are led
 //! to the mirror; [`registries`] tries what the mirror is led to.
 
+mod archives;
 mod containerd;
 mod containers_image;
 mod docker;

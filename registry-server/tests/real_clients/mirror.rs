@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::workshop::{Process, Workshop, command, with_hosts};
+use crate::workshop::{NoNetwork, Process, Workshop, command, with_hosts};
 
 /// Names another binary to test: a release build, or one out of a package.
 const BINARY_VARIABLE: &str = "REAL_CLIENTS_BINARY";
@@ -38,6 +38,8 @@ pub(crate) struct ConfiguredMirror<'a> {
 /// A running mirror.
 pub(crate) struct Mirror {
     pub(crate) address: SocketAddr,
+    /// The address of its administration.
+    pub(crate) admin: SocketAddr,
     process: Process,
 }
 
@@ -62,11 +64,24 @@ impl Mirror {
         Self::spawn(workshop, mirror)
     }
 
+    /// One that no network reaches, and that knows the public registries only.
+    #[track_caller]
+    pub(crate) fn start_within(workshop: &Workshop, network: &NoNetwork, data: &Path) -> Self {
+        let mut mirror = command(binary());
+        mirror.args(SERVE).arg("--data-dir").arg(data);
+        Self::spawn(workshop, network.within(mirror))
+    }
+
     #[track_caller]
     fn spawn(workshop: &Workshop, mirror: Command) -> Self {
         let mut process = workshop.spawn("mirror", mirror);
         let address = process.await_ready(listen_address);
-        Self { address, process }
+        let admin = process.await_ready(admin_address);
+        Self {
+            address,
+            admin,
+            process,
+        }
     }
 
     /// Where it tells of itself.
@@ -95,9 +110,23 @@ impl Mirror {
     }
 }
 
+/// The program with other arguments: its command line.
+pub(crate) fn program(arguments: &[&str]) -> Command {
+    let mut program = command(binary());
+    program.args(arguments);
+    program
+}
+
 fn binary() -> OsString {
     let chosen = std::env::var_os(BINARY_VARIABLE);
     chosen.unwrap_or_else(|| env!("CARGO_BIN_EXE_registry-server").into())
+}
+
+/// The address in the line `admin      http://127.0.0.1:5001`.
+fn admin_address(output: &str) -> Option<SocketAddr> {
+    let (_, rest) = output.split_once("admin      http://")?;
+    let (address, _) = rest.split_once('\n')?;
+    Some(address.parse().expect("the mirror prints its address"))
 }
 
 /// The address in the line `registry-server 0.1.0, listening on 127.0.0.1:5000`.

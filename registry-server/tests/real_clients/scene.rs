@@ -20,7 +20,7 @@ const MULTI: (&str, &str) = ("team/tool", "1.0");
 pub(crate) struct Scene {
     pub(crate) mirror: Mirror,
     mirror_options: MirrorOptions,
-    published: Vec<Published>,
+    pub(crate) published: Vec<Published>,
     origins: Vec<Origin>,
     // Dropped last: the others write into its folder, and show what they wrote when a test fails.
     pub(crate) site: Site,

@@ -67,6 +67,47 @@ pub(crate) fn with_hosts(hosts: &Path, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A network without any other machine, and without a way to one: nothing but a loopback.
+pub(crate) struct NoNetwork {
+    path: String,
+    // Held for its end: the network is there as long as a process is in it.
+    _holder: Process,
+}
+
+impl NoNetwork {
+    #[track_caller]
+    pub(crate) fn create(workshop: &Workshop) -> Self {
+        let mut holder = command("unshare");
+        holder.args(["--net", "--", "sh", "-c"]);
+        holder.arg("ip link set lo up && echo up && exec sleep infinity");
+        let mut holder = workshop.spawn("no-network", holder);
+        holder.await_ready(|output| output.contains("up").then_some(()));
+        let network = Self {
+            path: format!("/proc/{}/ns/net", holder.child.id()),
+            _holder: holder,
+        };
+        let mut routes = Command::new("ip");
+        routes.args(["route", "show"]);
+        let routes = workshop.run_for_text("routes", network.within(routes));
+        assert_eq!(routes, "", "there is no way out of it");
+        network
+    }
+
+    /// The same command, run in this network.
+    pub(crate) fn within(&self, command: Command) -> Command {
+        let mut within = Command::new("nsenter");
+        within.arg(format!("--net={}", self.path)).arg("--");
+        within.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => within.env(name, value),
+                None => within.env_remove(name),
+            };
+        }
+        within
+    }
+}
+
 /// The folder of one test.
 pub(crate) struct Workshop {
     folder: TempDir,
