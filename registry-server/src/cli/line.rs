@@ -145,7 +145,8 @@ pub(crate) enum Operate {
     /// Take the images of an archive, so that they can be pulled without any network
     ///
     /// The archive is an OCI image layout in a tar, also with gzip: by `registry-server export`,
-    /// `docker save`, `skopeo copy … oci-archive:FILE` or `podman save --format oci-archive`.
+    /// `docker save` from version 25, `skopeo copy … oci-archive:FILE` or `podman save --format
+    /// oci-archive`.
     #[command(after_help = EXIT_HELP)]
     Import(Import),
     /// Have the mirror read its configuration again
