@@ -11,6 +11,7 @@ mod change;
 mod http;
 mod look;
 mod manners;
+mod readme;
 mod shells;
 mod support;
 mod why;
