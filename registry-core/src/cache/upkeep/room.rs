@@ -23,8 +23,9 @@ pub(super) struct Room {
 
 #[derive(Default)]
 struct Ledger {
-    /// Bytes that are promised.
-    promised: u64,
+    /// Bytes that are promised: wider than what any of them was asked for, since an upstream may
+    /// claim any size.
+    promised: u128,
     /// Bytes that ever were, and are no longer.
     released: u64,
     /// What is waited for: how often so many bytes are.
@@ -60,7 +61,7 @@ pub(in crate::cache) struct Promise {
 impl Drop for Promise {
     fn drop(&mut self) {
         let mut ledger = self.room.ledger();
-        ledger.promised -= self.bytes;
+        ledger.promised -= u128::from(self.bytes);
         ledger.released = ledger.released.wrapping_add(self.bytes);
     }
 }
@@ -98,7 +99,7 @@ impl Room {
     }
 
     pub(super) fn promised(&self) -> u64 {
-        self.ledger().promised
+        self.ledger().promised()
     }
 
     pub(super) fn look(&self) -> Look {
@@ -114,7 +115,7 @@ impl Room {
 
     /// Promises room without looking for it.
     fn give(self: &Arc<Self>, bytes: u64) -> Promise {
-        self.ledger().promised += bytes;
+        self.ledger().promised += u128::from(bytes);
         Promise {
             room: Arc::clone(self),
             bytes,
@@ -133,7 +134,7 @@ impl Room {
         if !is_enough(&ledger, promised) {
             return None;
         }
-        ledger.promised += bytes;
+        ledger.promised += u128::from(bytes);
         drop(ledger);
         Some(Promise {
             room: Arc::clone(self),
@@ -241,9 +242,13 @@ impl Ledger {
         needed > limit
     }
 
+    fn promised(&self) -> u64 {
+        u64::try_from(self.promised).unwrap_or(u64::MAX)
+    }
+
     fn promised_since(&self, look: &Look) -> u64 {
         let released = self.released.wrapping_sub(look.released);
-        self.promised.saturating_add(released)
+        self.promised().saturating_add(released)
     }
 }
 
@@ -413,5 +418,21 @@ impl Inner {
         self.wake_collector();
         let evicted = timeout(self.limits.room_wait_max, pass).await;
         evicted.is_ok_and(|evicted| evicted > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_nothing_can_have_add_up_all_the_same() {
+        let room = Arc::new(Room::default());
+        let (one, two) = (room.give(u64::MAX), room.give(u64::MAX));
+        assert_eq!(room.promised(), u64::MAX);
+        drop(one);
+        assert_eq!(room.promised(), u64::MAX);
+        drop(two);
+        assert_eq!(room.promised(), 0);
     }
 }
