@@ -26,7 +26,8 @@ pub struct FrontLimits {
     /// How long, after the last answer, what a client still sends is read and thrown away. A
     /// connection closed over unread bytes is reset, and the client may lose the answer (I2).
     pub linger_max: Duration,
-    /// How many bytes of it.
+    /// How many bytes of it. Many: whoever sends an archive that is refused has sent megabytes before
+    /// it can have read why.
     pub linger_bytes_max: usize,
     /// How long answers under way may go on after a shutdown began.
     pub drain_max: Duration,
@@ -53,7 +54,7 @@ impl Default for FrontLimits {
             request_wait_max: Duration::from_secs(75),
             write_idle_max: Duration::from_secs(5 * 60),
             linger_max: Duration::from_secs(1),
-            linger_bytes_max: 1 << 20,
+            linger_bytes_max: 64 << 20,
             drain_max: Duration::from_secs(20),
             ranges_max: 64,
             page_entries_max: 500,
