@@ -1349,7 +1349,7 @@ fn every_configuration_in_the_readme_can_be_pasted() {
         with_credentials += usize::from(upstreams.any(|it| !it.credentials.is_empty()));
         pasted += 1;
     }
-    assert_eq!((pasted, with_credentials), (7, 2));
+    assert_eq!((pasted, with_credentials), (8, 2));
 }
 
 /// The keys that an unknown one is told there are.
