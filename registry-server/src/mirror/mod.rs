@@ -178,7 +178,6 @@ impl Mirror {
             }
         };
         let cache = RegistryCache::with(stores, upstreams, cache_limits, Arc::clone(&clock));
-        keep_by(&cache, &config);
         let reload = ReloadHandle::new(Started {
             source,
             config: config.clone(),
@@ -207,6 +206,8 @@ impl Mirror {
                 return Err(StartError::of(error, &config));
             }
         };
+        // Begins what is done in the background: only for a mirror that starts.
+        keep_by(&cache, &config);
         let (addr, admin_addr) = (server.local_addr(), server.admin_addr());
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
