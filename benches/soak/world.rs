@@ -23,7 +23,7 @@ const UPSTREAM: &str = "origin.example";
 const REPOSITORIES: u64 = 6;
 const IMAGES: u64 = 12;
 /// What the mirror may keep: a fraction of what there is.
-const BUDGET_BYTES: u64 = 24 << 20;
+const BUDGET_BYTES: u64 = 64 << 20;
 /// How long a pull may take in all, restarts included.
 const PULL_MAX: Duration = Duration::from_secs(60);
 /// How long a mirror may take to stop.
