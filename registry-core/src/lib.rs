@@ -59,7 +59,7 @@ pub use range::{ByteRange, RangeRequest};
 pub use referrers::{ListedReferrers, NotAnIndex, Referrer, Referrers, ReferrersPage};
 pub use retention::{Retention, Verification};
 pub use store::{
-    BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, Link, LinkStore, LinkTarget,
+    BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, FileSlice, Link, LinkStore, LinkTarget,
     ManifestStore, ReferrersRecord, ReferrersStore, SpoolReader, StoreError, StoreOperation,
     Stores, TagRecord, TagStore,
 };

@@ -108,6 +108,10 @@ pub enum BlobPayload<E = StoreError> {
     /// kernel. It must be read by position only: the file may be shared. The blob is in use for as
     /// long as anybody holds the `Arc`, so a store keeps none of its own.
     File(Arc<std::fs::File>),
+    /// In open files, a slice at a time as they are written: exactly the bytes of
+    /// [`BlobBody::range`] in their order, no slice empty, or an end in an error. What holds for the
+    /// file above holds for each of them.
+    Slices(BoxStream<'static, Result<FileSlice, E>>),
     /// In a stream that gives exactly the bytes of [`BlobBody::range`], or ends in an error.
     Stream(BoxStream<'static, Result<Bytes, E>>),
 }
@@ -116,9 +120,19 @@ impl<E> fmt::Debug for BlobPayload<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::File(_) => "File",
+            Self::Slices(_) => "Slices",
             Self::Stream(_) => "Stream",
         })
     }
+}
+
+/// Bytes that stand in an open file.
+#[derive(Clone, Debug)]
+pub struct FileSlice {
+    /// The file, to be read by position only: it may be shared, and may still grow.
+    pub file: Arc<std::fs::File>,
+    /// Where in it they stand.
+    pub range: ByteRange,
 }
 
 /// A blob being written, in parts and in any order.
@@ -201,6 +215,14 @@ pub trait SpoolReader: Send + Sync + 'static {
     ///
     /// [`StoreError`], where written bytes cannot be read back.
     fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'_, Result<Bytes, StoreError>>;
+
+    /// The file that the bytes stand in, each at its offset in the blob, where there is such a
+    /// file: so that whoever sends them may leave it to the kernel. Only what may be asked of
+    /// [`Self::read_at`] may be read there, by position. After a sink was dropped, what was not
+    /// checkpointed may be cut off there, or be another's bytes of the same digest.
+    fn file(&self) -> Option<Arc<std::fs::File>> {
+        None
+    }
 }
 
 /// Manifests by digest: small, hot, immutable.

@@ -83,6 +83,9 @@ impl BlobBody {
     pub(super) fn of_cache(self) -> BlobBody<CacheError> {
         let payload = match self.payload {
             BlobPayload::File(file) => BlobPayload::File(file),
+            BlobPayload::Slices(slices) => {
+                BlobPayload::Slices(Box::pin(slices.map_err(CacheError::from)))
+            }
             BlobPayload::Stream(stream) => {
                 BlobPayload::Stream(Box::pin(stream.map_err(CacheError::from)))
             }
@@ -262,6 +265,10 @@ impl Ask<'_> {
             BlobPayload::File(file) => {
                 let file = self.cache.in_use_while(self.digest, file);
                 BlobPayload::File(file)
+            }
+            BlobPayload::Slices(slices) => {
+                let slices = slices.map_err(CacheError::from).boxed();
+                BlobPayload::Slices(self.cache.in_use_during(self.digest, slices))
             }
             BlobPayload::Stream(stream) => {
                 let stream = stream.map_err(CacheError::from).boxed();

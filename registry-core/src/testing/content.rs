@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 
 use crate::{
-    Algorithm, BlobBody, BlobPayload, BlobSink, BlobStore, Digest, Hasher, StoreError, Verified,
+    Algorithm, BlobBody, BlobPayload, BlobSink, BlobStore, Digest, FileSlice, Hasher, StoreError,
+    Verified,
 };
 
 /// `len` bytes that no other `seed` gives, and that do not repeat within themselves: a shifted or
@@ -106,6 +107,21 @@ pub async fn read_body<E: fmt::Debug>(body: BlobBody<E>) -> Bytes {
             let mut bytes = vec![0; len];
             file.read_exact_at(&mut bytes, body.range.start())
                 .expect("the file holds the bytes of the range");
+            bytes.into()
+        }
+        BlobPayload::Slices(slices) => {
+            let slices: Vec<FileSlice> = slices.try_collect().await.expect("the slices end well");
+            let mut bytes = vec![0; len];
+            let mut rest = &mut bytes[..];
+            for FileSlice { file, range } in slices {
+                let slice_len = usize::try_from(range.len()).expect("it is a part of the whole");
+                assert_ne!(slice_len, 0, "no slice is empty");
+                let (slice, after) = rest.split_at_mut(slice_len);
+                file.read_exact_at(slice, range.start())
+                    .expect("the file holds the bytes of the slice");
+                rest = after;
+            }
+            assert!(rest.is_empty(), "the slices give the bytes of the range");
             bytes.into()
         }
         BlobPayload::Stream(stream) => {

@@ -9,10 +9,10 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 
 use crate::Digest;
 use crate::cache::Inner;
-use crate::cache::follow::Body as Stream;
 
 /// Whatever lives for as long as a body is read.
 type Body = Weak<dyn Any + Send + Sync>;
@@ -82,7 +82,11 @@ impl Inner {
     }
 
     /// A blob is in use for as long as this is read.
-    pub(in crate::cache) fn in_use_during(&self, digest: Digest, body: Stream) -> Stream {
+    pub(in crate::cache) fn in_use_during<T: 'static>(
+        &self,
+        digest: Digest,
+        body: BoxStream<'static, T>,
+    ) -> BoxStream<'static, T> {
         if self.stores.upkeep.is_none() {
             return body;
         }
