@@ -30,6 +30,10 @@ use errors::kind;
 /// be held against it, as the machine may be busy.
 const SOON: Duration = Duration::from_millis(200);
 
+/// How long a body may stand still, for tests that expect what came before it did: long enough for
+/// that on a busy machine.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 fn config(endpoints: &[&str]) -> HttpUpstreamConfig {
     let endpoints = endpoints.iter().map(|url| url.parse().expect("a URL"));
     let id = UpstreamId::parse("registry.test").expect("a name");
@@ -59,6 +63,13 @@ impl Asked {
         let mut config = config(&[&registry.url()]);
         config.budgets.headers = SOON;
         config.budgets.body_idle = SOON;
+        Self::with(config)
+    }
+
+    /// An upstream whose answers are waited for, but not the rest of a body that stands still.
+    fn intolerant_of_standstill(registry: &FixtureRegistry) -> Self {
+        let mut config = config(&[&registry.url()]);
+        config.budgets.body_idle = STANDSTILL;
         Self::with(config)
     }
 
@@ -490,7 +501,10 @@ async fn parts_that_were_not_asked_for_are_refused() {
 #[tokio::test]
 async fn bodies_that_break_off_end_in_an_error() {
     let (registry, image) = registry().await;
-    let (patient, impatient) = (Asked::of(&registry), Asked::impatient(&registry));
+    let (patient, impatient) = (
+        Asked::of(&registry),
+        Asked::intolerant_of_standstill(&registry),
+    );
     let digest = image.layers[0].digest;
     let ranged = Some(RangeRequest::From { first: 100_000 });
     for (fault, comes, expected) in [
@@ -1089,7 +1103,7 @@ async fn what_goes_wrong_behind_a_redirect_tells_no_secret() {
     ] {
         let name = format!("{fault:?}");
         storage.fault(Match::storage(digest), Times::Once, fault);
-        let received = upstream(expected)
+        let received = Asked::intolerant_of_standstill(&registry)
             .blob(digest, None)
             .await
             .unwrap()
