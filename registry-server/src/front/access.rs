@@ -80,6 +80,10 @@ struct Progress {
     /// of bytes then.
     left: Option<u64>,
     flushed: u64,
+    /// The socket's count of bytes from files, when the request came.
+    of_files: u64,
+    /// Whether the connection ended before the last of what was handed had left.
+    is_cut: bool,
 }
 
 impl Entry {
@@ -98,7 +102,7 @@ impl Access {
         told: Told<'_>,
     ) -> Self {
         marks.begin_answer();
-        let flushed = marks.flushed();
+        let (flushed, of_files) = (marks.flushed(), marks.of_files());
         Self {
             marks,
             answers: told.answers.clone(),
@@ -125,6 +129,7 @@ impl Access {
             },
             progress: Progress {
                 flushed,
+                of_files,
                 ..Progress::default()
             },
         }
@@ -165,6 +170,11 @@ impl Access {
         self.entry.error = Some(chain(error));
     }
 
+    /// The connection ended before the last of what hyper was given had left.
+    pub(super) fn cut(&mut self) {
+        self.progress.is_cut = true;
+    }
+
     /// Notes what has left, before hyper is given more.
     pub(super) fn note_flushed(&mut self) {
         self.progress.note(self.marks.flushed());
@@ -180,24 +190,30 @@ impl Progress {
         }
     }
 
-    /// Bytes of the body that have left, where the socket counts `written`. Before the first flush
-    /// the head's share of them is not known, so they count as none.
-    fn sent(&self, written: u64) -> u64 {
-        if self.expected == Some(self.handed) {
+    /// Whether all of the body has left, or is certain to.
+    fn is_whole(&self) -> bool {
+        self.expected == Some(self.handed) && !self.is_cut
+    }
+
+    /// Bytes of the body that have left, where the socket counts `written`, and `of_files` from
+    /// files. Before the first flush the head's share of the others is not known, so they count as
+    /// none.
+    fn sent(&self, written: u64, of_files: u64) -> u64 {
+        if self.is_whole() {
             return self.handed;
         }
-        self.left.map_or(0, |left| {
-            let since = written.saturating_sub(self.flushed);
-            (left + since).min(self.handed)
-        })
+        let left = match self.left {
+            Some(left) => left + written.saturating_sub(self.flushed),
+            None => of_files.saturating_sub(self.of_files),
+        };
+        left.min(self.handed)
     }
 }
 
 impl Access {
     /// Who ended the answer before its end.
     fn cut_by(&self) -> Option<Side> {
-        let is_whole = self.progress.expected == Some(self.progress.handed);
-        match (is_whole, &self.entry.error) {
+        match (self.progress.is_whole(), &self.entry.error) {
             (true, _) => None,
             // A body that broke off is the mirror's doing, not the client's.
             (false, Some(_)) => Some(Side::Mirror),
@@ -279,7 +295,12 @@ impl Drop for Access {
         self.note_flushed();
         self.marks.end_answer();
         let elapsed = self.entry.started.elapsed();
-        let sent = self.progress.sent(self.marks.written());
+        let sent = self
+            .progress
+            .sent(self.marks.written(), self.marks.of_files());
+        if !self.progress.is_whole() && self.entry.error.is_none() {
+            self.entry.error = self.marks.broken().map(str::to_owned);
+        }
         let cut_by = self.cut_by();
         self.count(sent, elapsed, cut_by);
         if self.logged {
@@ -319,6 +340,20 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_files_are_told_from_a_head_at_once() {
+        let mut progress = Progress {
+            expected: Some(100),
+            of_files: 1000,
+            ..Progress::default()
+        };
+        progress.handed = 40;
+        assert_eq!(progress.sent(330, 1030), 30);
+        progress.note(340);
+        progress.handed = 90;
+        assert_eq!(progress.sent(345, 1045), 45);
+    }
+
+    #[test]
     fn sent_bytes_are_those_that_left_the_socket() {
         let mut progress = Progress {
             expected: Some(100),
@@ -326,14 +361,17 @@ mod tests {
         };
         progress.handed = 40;
         // Some of the head and the first bytes, in one write: not told apart.
-        assert_eq!(progress.sent(250), 0);
+        assert_eq!(progress.sent(250, 0), 0);
         // Flushed: 300 bytes of head, and all that was handed.
         progress.note(340);
         progress.handed = 90;
-        assert_eq!(progress.sent(340), 40);
-        assert_eq!(progress.sent(360), 60);
-        assert_eq!(progress.sent(999), 90);
+        assert_eq!(progress.sent(340, 0), 40);
+        assert_eq!(progress.sent(360, 0), 60);
+        assert_eq!(progress.sent(999, 0), 90);
         progress.handed = 100;
-        assert_eq!(progress.sent(400), 100);
+        assert_eq!(progress.sent(400, 0), 100);
+        // All of it was handed, and the connection ended over the last.
+        progress.is_cut = true;
+        assert_eq!(progress.sent(395, 0), 95);
     }
 }

@@ -1,6 +1,7 @@
 //! What is answered, before it becomes hyper's response: the headers that say what it is, where it
 //! came from, and how fresh it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::access::Access;
 use super::body::{AnswerBody, Payload};
 use super::conditional::etag;
 use super::error::{ApiError, Hint};
+use super::sendfile::Outbox;
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -154,8 +156,14 @@ impl Answer {
         self
     }
 
-    /// hyper's response to a request of this method; `access` ends with its body.
-    pub(super) fn respond(mut self, method: &Method, mut access: Access) -> Response<AnswerBody> {
+    /// hyper's response to a request of this method; `access` ends with its body. With an `outbox`,
+    /// what of the body stands in files is left to the connection that the outbox is of.
+    pub(super) fn respond(
+        mut self,
+        method: &Method,
+        mut access: Access,
+        outbox: Option<Arc<Outbox>>,
+    ) -> Response<AnswerBody> {
         // A 304 has no content, and says nothing of the length that a 200 would have.
         let has_content = self.status != StatusCode::NOT_MODIFIED;
         if has_content {
@@ -167,7 +175,7 @@ impl Answer {
             (Payload::Empty, 0)
         };
         access.answered(self.status, length);
-        let mut response = Response::new(AnswerBody::new(payload, length, access));
+        let mut response = Response::new(AnswerBody::new(payload, length, access, outbox));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response

@@ -5,24 +5,19 @@
 //! from what they got, and give up where three attempts bring nothing more.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use hyper::body::{Body, Frame, SizeHint};
-use registry_core::{BlobBody, BlobPayload, ByteRange, CacheError};
-use rustix::buffer::spare_capacity;
-use tokio::task::{JoinHandle, spawn_blocking};
+use registry_core::{BlobBody, BlobPayload, CacheError};
 
 use super::access::Access;
-
-/// Bytes of a file that are read at a time, at most one such chunk for each connection. Together
-/// with what hyper buffers, a client that reads slowly holds less than 256 KiB.
-const FILE_CHUNK_BYTES: usize = 128 << 10;
+use super::file_range::{FileRange, Piece};
+use super::sendfile::{Outbox, Placeholder};
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +48,12 @@ pub(crate) enum Payload {
     Empty,
     /// In memory.
     Bytes(Bytes),
-    /// In an open file, read by position. A type of its own, so that the kernel can be told to
-    /// send it.
+    /// In an open file. A type of its own, so that the kernel can be told to send it.
     File(FileRange),
     /// Arriving.
     Stream(Bytestream),
+    /// Arriving, some of it in open files.
+    Parts(Parts),
 }
 
 impl Payload {
@@ -65,6 +61,10 @@ impl Payload {
     pub(crate) fn of(body: BlobBody<CacheError>) -> Self {
         match body.payload {
             BlobPayload::File(file) => Self::File(FileRange::new(file, body.range)),
+            BlobPayload::Slices(slices) => Self::Parts(Parts::new(slices.map(|slice| {
+                let slice = slice?;
+                Ok(Self::File(FileRange::new(slice.file, slice.range)))
+            }))),
             BlobPayload::Stream(stream) => Self::Stream(stream.map(|chunk| Ok(chunk?)).boxed()),
             // A further kind, which is not known here: the body breaks off.
             _ => Self::Empty,
@@ -74,20 +74,70 @@ impl Payload {
     /// The same as a stream.
     pub(crate) fn into_stream(self) -> Bytestream {
         match self {
-            Self::Empty => stream::empty().boxed(),
-            Self::Bytes(bytes) => stream::iter([Ok(bytes)]).boxed(),
-            Self::File(file) => file.boxed(),
             Self::Stream(stream) => stream,
+            mut payload => stream::poll_fn(move |cx| {
+                let piece = ready!(payload.poll_piece(None, cx));
+                Poll::Ready(piece.map(|piece| match piece? {
+                    Piece::Bytes(bytes) => Ok(bytes),
+                    // There is no window without an outbox.
+                    Piece::Window(window) => Err(BodyError::Length {
+                        missing: window.len(),
+                    }),
+                }))
+            })
+            .boxed(),
         }
     }
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        match self {
-            Self::Empty => Poll::Ready(None),
-            Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Self::File(file) => Pin::new(file).poll_next(cx),
-            Self::Stream(stream) => stream.poll_next_unpin(cx),
+    /// What comes next of it, read unless there is an outbox; `None` at its end.
+    fn poll_piece(
+        &mut self,
+        outbox: Option<&Arc<Outbox>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, BodyError>>> {
+        let bytes = match self {
+            Self::Empty => None,
+            Self::Bytes(bytes) if bytes.is_empty() => None,
+            Self::Bytes(bytes) => Some(Ok(std::mem::take(bytes))),
+            Self::File(file) => return file.poll_piece(outbox, cx),
+            Self::Stream(stream) => ready!(stream.poll_next_unpin(cx)),
+            Self::Parts(parts) => return parts.poll_piece(outbox, cx),
+        };
+        Poll::Ready(bytes.map(|bytes| Ok(Piece::Bytes(bytes?))))
+    }
+}
+
+/// Payloads that follow one another.
+pub(crate) struct Parts {
+    parts: BoxStream<'static, Result<Payload, BodyError>>,
+    /// The one that is being given.
+    current: Box<Payload>,
+}
+
+impl Parts {
+    pub(super) fn new(
+        parts: impl Stream<Item = Result<Payload, BodyError>> + Send + 'static,
+    ) -> Self {
+        Self {
+            parts: parts.boxed(),
+            current: Box::new(Payload::Empty),
+        }
+    }
+
+    fn poll_piece(
+        &mut self,
+        outbox: Option<&Arc<Outbox>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, BodyError>>> {
+        loop {
+            if let Some(piece) = ready!(self.current.poll_piece(outbox, cx)) {
+                return Poll::Ready(Some(piece));
+            }
+            match ready!(self.parts.poll_next_unpin(cx)) {
+                Some(Ok(next)) => *self.current = next,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
         }
     }
 }
@@ -99,66 +149,48 @@ impl fmt::Debug for Payload {
             Self::Bytes(_) => "Bytes",
             Self::File(_) => "File",
             Self::Stream(_) => "Stream",
+            Self::Parts(_) => "Parts",
         })
     }
 }
 
-/// A range of an open file that others may read too.
+/// What hyper is given to write.
 #[derive(Debug)]
-pub(crate) struct FileRange {
-    file: Arc<File>,
-    range: ByteRange,
-    /// Offset of the next chunk.
-    next: u64,
-    /// The chunk that is being read.
-    reading: Option<JoinHandle<io::Result<Vec<u8>>>>,
+pub(crate) enum Chunk {
+    /// Bytes.
+    Bytes(Bytes),
+    /// Bytes of a file, which the connection's socket sends in its place.
+    File(Placeholder),
 }
 
-impl FileRange {
-    pub(crate) fn new(file: Arc<File>, range: ByteRange) -> Self {
-        Self {
-            file,
-            range,
-            next: range.start(),
-            reading: None,
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.remaining(),
+            Self::File(placeholder) => placeholder.remaining(),
         }
     }
-}
 
-impl Stream for FileRange {
-    type Item = Result<Bytes, BodyError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        let missing = this.range.end() - this.next;
-        if missing == 0 {
-            return Poll::Ready(None);
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.chunk(),
+            Self::File(placeholder) => placeholder.chunk(),
         }
-        let reading = this.reading.get_or_insert_with(|| {
-            let len = usize::try_from(missing).unwrap_or(usize::MAX);
-            let (file, offset) = (Arc::clone(&this.file), this.next);
-            spawn_blocking(move || read_at(&file, offset, len.min(FILE_CHUNK_BYTES)))
-        });
-        let read = ready!(Pin::new(reading).poll(cx));
-        this.reading = None;
-        let chunk = read.map_err(io::Error::other).flatten()?;
-        if chunk.is_empty() {
-            // Cut short under our feet.
-            this.next = this.range.end();
-            return Poll::Ready(Some(Err(BodyError::Length { missing })));
-        }
-        this.next += chunk.len() as u64;
-        Poll::Ready(Some(Ok(chunk.into())))
     }
-}
 
-/// Up to `len` bytes at `offset`; none at the end.
-fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut chunk = Vec::with_capacity(len);
-    rustix::io::retry_on_intr(|| rustix::io::pread(file, spare_capacity(&mut chunk), offset))?;
-    // The allocator may give more than was asked for.
-    chunk.truncate(len);
-    Ok(chunk)
+    fn chunks_vectored<'a>(&'a self, buffers: &mut [io::IoSlice<'a>]) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.chunks_vectored(buffers),
+            Self::File(placeholder) => placeholder.chunks_vectored(buffers),
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Bytes(bytes) => bytes.advance(count),
+            Self::File(placeholder) => placeholder.advance(count),
+        }
+    }
 }
 
 /// An answer's body: its bytes, how many are still to come, and the log entry that ends with it.
@@ -167,7 +199,10 @@ pub(crate) struct AnswerBody {
     payload: Payload,
     remaining: u64,
     broken: Option<Broken>,
-    access: Access,
+    /// Gone with the last of the body, where a file stands there.
+    access: Option<Access>,
+    /// Where the kernel is to send what stands in files.
+    outbox: Option<Arc<Outbox>>,
 }
 
 /// A body's end before its end, told to hyper once what came before it has left.
@@ -179,13 +214,41 @@ struct Broken {
 }
 
 impl AnswerBody {
-    /// A body of `length` bytes.
-    pub(super) fn new(payload: Payload, length: u64, access: Access) -> Self {
+    /// A body of `length` bytes. With an `outbox`, it may be written to no socket but that which the
+    /// outbox is of.
+    pub(super) fn new(
+        payload: Payload,
+        length: u64,
+        access: Access,
+        outbox: Option<Arc<Outbox>>,
+    ) -> Self {
         Self {
             payload,
             remaining: length,
             broken: None,
-            access,
+            access: Some(access),
+            outbox,
+        }
+    }
+
+    /// What hyper is given for a piece.
+    fn hand(&mut self, piece: Piece) -> Chunk {
+        let len = piece.len();
+        self.remaining -= len;
+        if let Some(access) = &mut self.access {
+            access.handed(len);
+        }
+        match piece {
+            Piece::Bytes(bytes) => Chunk::Bytes(bytes),
+            Piece::Window(window) => {
+                let mut placeholder = window.put();
+                if self.remaining == 0
+                    && let Some(access) = self.access.take()
+                {
+                    placeholder.end(access);
+                }
+                Chunk::File(placeholder)
+            }
         }
     }
 
@@ -193,44 +256,48 @@ impl AnswerBody {
         &mut self,
         broken: Broken,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let marks = self.access.marks();
-        // First, so that a flush between the two is not slept through.
-        marks.wake_at_flush(cx);
-        if marks.flushes() == broken.flushes {
-            self.broken = Some(broken);
-            return Poll::Pending;
+    ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
+        if let Some(access) = &self.access {
+            let marks = access.marks();
+            // First, so that a flush between the two is not slept through.
+            marks.wake_at_flush(cx);
+            if marks.flushes() == broken.flushes {
+                self.broken = Some(broken);
+                return Poll::Pending;
+            }
         }
         Poll::Ready(Some(Err(broken.error)))
     }
 }
 
 impl Body for AnswerBody {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         let this = &mut *self;
-        this.access.note_flushed();
+        let Some(access) = &mut this.access else {
+            return Poll::Ready(None);
+        };
+        access.note_flushed();
         if let Some(broken) = this.broken.take() {
             return this.poll_broken(broken, cx);
         }
         let missing = this.remaining;
-        let error = match ready!(this.payload.poll_chunk(cx)) {
-            Some(Ok(chunk)) if chunk.len() as u64 <= missing => {
-                this.remaining -= chunk.len() as u64;
-                this.access.handed(chunk.len() as u64);
-                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        let outbox = this.outbox.as_ref().filter(|outbox| outbox.is_open());
+        let error = match ready!(this.payload.poll_piece(outbox, cx)) {
+            Some(Ok(piece)) if piece.len() <= missing => {
+                return Poll::Ready(Some(Ok(Frame::data(this.hand(piece)))));
             }
             None if missing == 0 => return Poll::Ready(None),
             Some(Err(error)) => error,
             Some(Ok(_)) | None => BodyError::Length { missing },
         };
-        this.access.failed(&error);
-        let flushes = this.access.marks().flushes();
+        access.failed(&error);
+        let flushes = access.marks().flushes();
         this.poll_broken(Broken { error, flushes }, cx)
     }
 
@@ -240,49 +307,5 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.remaining)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use futures::TryStreamExt as _;
-
-    use super::*;
-
-    fn file(bytes: &[u8]) -> Arc<File> {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        Arc::new(file)
-    }
-
-    #[tokio::test]
-    async fn a_range_of_a_file_is_read_in_bounded_chunks() {
-        let bytes: Vec<u8> = (0..3 * FILE_CHUNK_BYTES).map(|i| (i % 251) as u8).collect();
-        let file = file(&bytes);
-        for (start, end) in [
-            (0, bytes.len()),
-            (0, 0),
-            (1, 2),
-            (FILE_CHUNK_BYTES - 1, FILE_CHUNK_BYTES + 1),
-            (5, 2 * FILE_CHUNK_BYTES + 5),
-        ] {
-            let range = ByteRange::new(start as u64, end as u64).unwrap();
-            let range = FileRange::new(Arc::clone(&file), range);
-            let chunks: Vec<Bytes> = range.try_collect().await.unwrap();
-            assert!(chunks.iter().all(|chunk| chunk.len() <= FILE_CHUNK_BYTES));
-            assert!(chunks.concat() == bytes[start..end], "{start}..{end}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_file_that_ends_too_soon_is_an_error_once() {
-        let range = ByteRange::new(2, 10).unwrap();
-        let mut range = FileRange::new(file(b"12345"), range);
-        assert_eq!(range.try_next().await.unwrap().unwrap(), "345");
-        let error = range.try_next().await.unwrap_err();
-        assert!(matches!(error, BodyError::Length { missing: 5 }));
-        assert!(range.try_next().await.unwrap().is_none());
     }
 }

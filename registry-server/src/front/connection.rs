@@ -23,8 +23,9 @@ use super::answer::Answer;
 use super::error::ApiError;
 use super::limits::FrontLimits;
 use super::request_body::RequestBody;
+use super::sendfile::Outbox;
 use super::service::{Service, answer};
-use super::wire::{Marks, Wire};
+use super::wire::{Marks, Transport as _, Wire};
 use crate::metrics::Answers;
 
 /// The least that hyper takes for a connection's buffer.
@@ -54,7 +55,10 @@ pub(super) async fn serve<S: Service>(
         debug!(%client, %error, "cannot set TCP_NODELAY");
     }
     let marks = Arc::new(Marks::default());
-    let wire = Wire::new(stream, Arc::clone(&marks), limits.write_idle_max);
+    let outbox = (service.sends_files() && stream.plain_socket().is_some())
+        .then(|| Arc::new(Outbox::default()));
+    let (outgoing, watched) = (outbox.clone(), Arc::clone(&marks));
+    let wire = Wire::new(stream, outgoing, watched, limits.write_idle_max);
     let handler = service_fn(|request: Request<Incoming>| {
         let (request, body) = request.into_parts();
         let mut access = Access::begin(
@@ -69,16 +73,18 @@ pub(super) async fn serve<S: Service>(
             },
         );
         let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
-        let span = access.span().clone();
+        let (span, outbox) = (access.span().clone(), outbox.clone());
         let answering = async move {
             let body = RequestBody::new(body);
             let answer = answer(&*service, &request, body, access.entry(), &limits).await;
-            Ok::<_, std::convert::Infallible>(answer.respond(&request.method, access))
+            Ok::<_, std::convert::Infallible>(answer.respond(&request.method, access, outbox))
         };
         Box::pin(answering.instrument(span))
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // A body that stands for a file must come to the socket as it is.
+        .writev(true)
         .header_read_timeout(limits.request_wait_max)
         .max_buf_size(limits.connection_buffer_bytes.max(BUFFER_BYTES_MIN))
         .serve_connection(TokioIo::new(wire), handler);

@@ -2,9 +2,10 @@
 //!
 //! - `address`, `range`, `conditional`: what a request asks for; pure.
 //! - `service`, `content`, `multipart`, `listing`: from a request to its answer.
-//! - `answer`, `error`, `body`: what an answer is made of.
+//! - `answer`, `error`, `body`, `file_range`: what an answer is made of.
 //! - `request_body`: what a request brings, for the admin endpoints that take something.
 //! - `listener`, `connection`, `wire`: sockets, their limits, and their orderly end.
+//! - `sendfile`: bodies that the kernel sends.
 //! - `access`: the access log.
 //!
 //! It asks everything of [`RegistryCache`] and decides nothing about caching; it knows no store and
@@ -18,6 +19,7 @@ mod conditional;
 mod connection;
 mod content;
 mod error;
+mod file_range;
 #[cfg(test)]
 mod fuzz;
 mod limits;
@@ -26,6 +28,7 @@ mod listing;
 mod multipart;
 mod range;
 mod request_body;
+mod sendfile;
 mod service;
 mod wire;
 
@@ -58,6 +61,8 @@ pub struct ServerOptions {
     pub default_upstream: UpstreamId,
     /// The limits of each listener.
     pub limits: FrontLimits,
+    /// Whether the kernel sends stored blobs by itself, where it can.
+    pub sendfile: bool,
     /// What `/metrics` tells, besides what the cache knows of itself.
     pub metrics: Metrics,
     /// Who may administer it, and what is told to them.
@@ -70,6 +75,7 @@ impl ServerOptions {
         Self {
             default_upstream,
             limits: FrontLimits::default(),
+            sendfile: true,
             metrics: Metrics::default(),
             admin: AdminOptions::default(),
         }
@@ -129,6 +135,7 @@ impl Server {
         let ServerOptions {
             default_upstream,
             limits,
+            sendfile,
             metrics,
             admin,
         } = options;
@@ -144,6 +151,7 @@ impl Server {
             cache: cache.clone(),
             default_upstream: default_upstream.clone(),
             limits: Arc::clone(&limits),
+            sendfile,
         };
         let registry = Listener::new(listen_on(listen).await?, registry, &limits, &answers);
         let admin = match admin_listen {

@@ -8,8 +8,9 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use http::HeaderValue;
 use registry_core::{BlobBody, BlobPayload, ByteRange, CacheError, Digest, Origin, RegistryCache};
 
-use super::body::{BodyError, Bytestream, FileRange, Payload};
+use super::body::{BodyError, Parts, Payload};
 use super::content::{BLOB_TYPE, CALLER, content_range, exactly};
+use super::file_range::FileRange;
 
 /// Longest boundary, in bytes (RFC 2046, section 5.1.1: 70).
 const BOUNDARY_BYTES_MAX: usize = 64;
@@ -87,14 +88,17 @@ impl Multipart {
                 let next = heads.next().map(|(at, part)| (self.head(at, part), part));
                 async move {
                     let (head, part) = next?;
-                    let head = stream::iter([Ok(Bytes::from(head))]);
-                    let bytes = source.open(part).await;
-                    Some((bytes.map(|bytes| head.chain(bytes)), (source, heads)))
+                    let content = source.open(part).await;
+                    let both = content.map(|content| {
+                        let head = Payload::Bytes(Bytes::from(head));
+                        stream::iter([Ok(head), Ok(content)])
+                    });
+                    Some((both, (source, heads)))
                 }
             },
         );
-        let end = stream::iter([Ok(end)]);
-        Payload::Stream(parts.try_flatten().chain(end).boxed())
+        let end = stream::iter([Ok(Payload::Bytes(end))]);
+        Payload::Parts(Parts::new(parts.try_flatten().chain(end)))
     }
 }
 
@@ -108,7 +112,7 @@ struct Source {
 }
 
 impl Source {
-    async fn open(&mut self, part: ByteRange) -> Result<Bytestream, BodyError> {
+    async fn open(&mut self, part: ByteRange) -> Result<Payload, BodyError> {
         let body = match self.opened.take() {
             Some(BlobBody {
                 payload: BlobPayload::File(file),
@@ -121,7 +125,7 @@ impl Source {
                     size,
                     range,
                 });
-                return Ok(FileRange::new(file, part).boxed());
+                return Ok(Payload::File(FileRange::new(file, part)));
             }
             Some(body) if body.range == part => body,
             _ => {
@@ -135,6 +139,6 @@ impl Source {
             let missing = part.len();
             return Err(BodyError::Length { missing });
         }
-        Ok(Payload::of(body).into_stream())
+        Ok(Payload::of(body))
     }
 }

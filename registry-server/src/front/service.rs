@@ -42,6 +42,11 @@ pub(crate) trait Service: Send + Sync + 'static {
         entry: &'a mut Entry,
     ) -> BoxFuture<'a, Answer>;
 
+    /// Whether the kernel is to send what its answers have in files.
+    fn sends_files(&self) -> bool {
+        false
+    }
+
     /// What a request is told that does not come to [`Self::answer`], or whose handler panicked.
     fn refuse(&self, request: &Parts, error: ApiError) -> Answer;
 }
@@ -51,6 +56,7 @@ pub(crate) struct Registry {
     pub(super) cache: RegistryCache,
     pub(super) default_upstream: UpstreamId,
     pub(super) limits: Arc<FrontLimits>,
+    pub(super) sendfile: bool,
 }
 
 impl Service for Registry {
@@ -66,6 +72,10 @@ impl Service for Registry {
         entry: &'a mut Entry,
     ) -> BoxFuture<'a, Answer> {
         Box::pin(self.route(request, entry))
+    }
+
+    fn sends_files(&self) -> bool {
+        self.sendfile
     }
 
     fn refuse(&self, _: &Parts, error: ApiError) -> Answer {

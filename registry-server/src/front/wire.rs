@@ -8,13 +8,17 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+
+use super::sendfile::{Courier, Failure, Outbox, Step};
 
 /// Nothing is being answered: whatever is written now is hyper's own answer.
 const IDLE: u8 = 0;
@@ -28,6 +32,8 @@ const ENDING: u8 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     written: AtomicU64,
+    /// Those of them that the kernel took from files.
+    of_files: AtomicU64,
     /// `written`, when hyper last had nothing left to write.
     flushed: AtomicU64,
     flushes: AtomicU64,
@@ -36,12 +42,19 @@ pub(super) struct Marks {
     waiting: AtomicWaker,
     /// Whether hyper answered something by itself.
     kept_back: AtomicBool,
+    /// Why the mirror ended the connection, where it could not send what it had promised.
+    broken: OnceLock<String>,
 }
 
 impl Marks {
     /// Bytes that went to the socket so far.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that the kernel took from files: bytes of bodies, every one.
+    pub(super) fn of_files(&self) -> u64 {
+        self.of_files.load(Ordering::Relaxed)
     }
 
     /// [`Self::written`], when everything given to hyper last had left.
@@ -78,21 +91,49 @@ impl Marks {
     pub(super) fn kept_back(&self) -> bool {
         self.kept_back.load(Ordering::Relaxed)
     }
+
+    /// Why the mirror ended the connection, where it could not send what it had promised.
+    pub(super) fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+}
+
+/// What a connection runs over.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, where what is written to it is what the client reads: only then may the kernel
+    /// write to it by itself.
+    fn plain_socket(&self) -> Option<&TcpStream>;
+}
+
+impl Transport for TcpStream {
+    fn plain_socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
 }
 
 /// The socket.
 pub(super) struct Wire<S> {
     stream: S,
+    /// Sends files; where it is missing, no body stands for one.
+    courier: Option<Courier>,
     marks: Arc<Marks>,
     write_idle_max: Duration,
     /// Runs while the client takes nothing.
     standstill: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub(super) fn new(stream: S, marks: Arc<Marks>, write_idle_max: Duration) -> Self {
+impl<S: Transport> Wire<S> {
+    /// With an outbox, what bodies put there is sent by the kernel: they may be given it only if
+    /// the stream is a [plain socket](Transport::plain_socket).
+    pub(super) fn new(
+        stream: S,
+        outbox: Option<Arc<Outbox>>,
+        marks: Arc<Marks>,
+        write_idle_max: Duration,
+    ) -> Self {
         Self {
             stream,
+            courier: outbox.map(Courier::new),
             marks,
             write_idle_max,
             standstill: None,
@@ -113,33 +154,56 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             self.marks.kept_back.store(true, Ordering::Relaxed);
             return Poll::Ready(Ok(buffers.iter().map(|buffer| buffer.len()).sum()));
         }
-        match Pin::new(&mut self.stream).poll_write_vectored(cx, buffers) {
-            Poll::Ready(Ok(count)) => {
-                self.standstill = None;
-                self.marks
-                    .written
-                    .fetch_add(count as u64, Ordering::Relaxed);
-                Poll::Ready(Ok(count))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                let limit = self.write_idle_max;
-                let standstill = self
-                    .standstill
-                    .get_or_insert_with(|| Box::pin(sleep(limit)));
-                ready!(standstill.as_mut().poll(cx));
-                // Polled again after this, it fails again.
-                standstill.as_mut().reset(Instant::now());
-                Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the client takes nothing of what is sent",
-                )))
+        let (count, of_files) = match self.step(cx, buffers)? {
+            Step::Sent { count, of_files } => (count, of_files),
+            Step::Full => return self.poll_standstill(cx),
+            Step::Later => return Poll::Pending,
+        };
+        self.standstill = None;
+        let marks = &self.marks;
+        marks.written.fetch_add(count as u64, Ordering::Relaxed);
+        marks.of_files.fetch_add(of_files as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(count))
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> io::Result<Step> {
+        if let (Some(courier), Some(socket)) = (&mut self.courier, self.stream.plain_socket()) {
+            match courier.write(socket, cx, buffers) {
+                Ok(Some(step)) => return Ok(step),
+                Ok(None) => {}
+                Err(Failure::Client(error)) => return Err(error),
+                Err(Failure::File(error)) => {
+                    self.marks.broken.get_or_init(|| error.to_string());
+                    return Err(error);
+                }
             }
         }
+        match Pin::new(&mut self.stream).poll_write_vectored(cx, buffers) {
+            Poll::Ready(count) => Ok(Step::Sent {
+                count: count?,
+                of_files: 0,
+            }),
+            Poll::Pending => Ok(Step::Full),
+        }
+    }
+
+    /// Waits for a client that takes nothing, as long as it may.
+    fn poll_standstill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let limit = self.write_idle_max;
+        let standstill = self
+            .standstill
+            .get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(standstill.as_mut().poll(cx));
+        // Polled again after this, it fails again.
+        standstill.as_mut().reset(Instant::now());
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client takes nothing of what is sent",
+        )))
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
+impl<S: Transport> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -149,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl<S: Transport> AsyncWrite for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -190,9 +254,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
+
+    impl Transport for DuplexStream {
+        fn plain_socket(&self) -> Option<&TcpStream> {
+            None
+        }
+    }
 
     const STANDSTILL: Duration = Duration::from_secs(60);
 
@@ -201,7 +271,7 @@ mod tests {
         let (server, mut client) = duplex(16);
         let marks = Arc::new(Marks::default());
         marks.begin_answer();
-        let mut wire = Wire::new(server, Arc::clone(&marks), STANDSTILL);
+        let mut wire = Wire::new(server, None, Arc::clone(&marks), STANDSTILL);
         wire.write_all(&[0; 16]).await.unwrap();
         for _ in 0..4 {
             let (written, read) = tokio::join!(wire.write_all(&[0]), async {
@@ -221,7 +291,7 @@ mod tests {
     async fn only_what_is_written_between_answers_is_kept_back() {
         let (server, mut client) = duplex(64);
         let marks = Arc::new(Marks::default());
-        let mut wire = Wire::new(server, Arc::clone(&marks), STANDSTILL);
+        let mut wire = Wire::new(server, None, Arc::clone(&marks), STANDSTILL);
         marks.begin_answer();
         wire.write_all(b"answer,").await.unwrap();
         wire.flush().await.unwrap();
