@@ -5,7 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -125,6 +127,9 @@ impl std::fmt::Debug for FixtureTls {
 fn new_authority() -> Authority {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes a certificate for one that signed itself where it has its issuer's name.
+    let name = &mut params.distinguished_name;
+    name.push(DnType::CommonName, "fixture authority");
     let key = KeyPair::generate().expect(GENERATED);
     CertifiedIssuer::self_signed(params, key).expect(GENERATED)
 }
