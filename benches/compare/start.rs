@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -22,39 +22,81 @@ use crate::spread::Unit;
 const TARGET: Target = Target::AtMost(100.0);
 /// Blobs that are recorded at a time, as a large manifest would.
 const BATCH: u64 = 1_000;
+/// Parts of a data folder.
+const FORMAT: &str = "format";
+const INDEX: &str = "index";
 const START_MAX: Duration = Duration::from_secs(60);
 /// Between two attempts to connect.
 const KNOCK_EVERY: Duration = Duration::from_micros(200);
 
 /// The blobs are real, with files; what the system holds of them in memory, it still holds.
 pub(crate) fn first_answer(bench: &Bench) -> Outcome<Vec<Row>> {
-    let data = tempfile::tempdir_in(bench.folder.path())?;
-    let kept = bench.scale.kept_blobs;
-    let written = bench.origin.runtime().block_on(keep(data.path(), kept));
-    written.map_err(|error| format!("cannot write a data folder: {error}"))?;
-    let (mut stopped, mut killed) = (Series::new("mirror"), Series::new("mirror"));
-    // The first start counts for nothing: it meets what writing has left.
-    start(bench, data.path(), kept, End::Stop)?;
-    for _ in 0..bench.scale.rounds {
-        stopped.push(start(bench, data.path(), kept, End::Kill)?);
-        killed.push(start(bench, data.path(), kept, End::Stop)?);
-    }
-    let row = |question, target, mirror| Row {
-        question,
-        unit: Unit::Milliseconds,
-        target,
-        mirror,
-        against: None,
-        beside: Vec::new(),
+    let folder = tempfile::tempdir_in(bench.folder.path())?;
+    let kept = Kept {
+        data: folder.path().join("data"),
+        written: folder.path().join("written"),
+        blobs: bench.scale.kept_blobs,
     };
-    Ok(vec![
-        row(
-            format!("Start with {kept} blobs to the first answer, a blob"),
-            TARGET,
-            stopped,
-        ),
-        row("The same after kill -9".to_owned(), Target::None, killed),
-    ])
+    let written = bench.origin.runtime().block_on(kept.write());
+    written.map_err(|error| format!("cannot write a data folder: {error}"))?;
+    let mut first = Started::default();
+    let mut stopped = Started::default();
+    let mut killed = Started::default();
+    for _ in 0..bench.scale.rounds {
+        kept.restore()?;
+        first.push(start(bench, &kept, End::Stop)?);
+        stopped.push(start(bench, &kept, End::Kill)?);
+        killed.push(start(bench, &kept, End::Kill)?);
+    }
+    let blobs = kept.blobs;
+    let question = format!("Start with {blobs} blobs to the first answer, a blob");
+    let rows = [
+        stopped.rows(&question),
+        first.rows("The same, the first start after all of them were written in one run"),
+        killed.rows("The same, after kill -9"),
+    ];
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// What starts took: by the clock, and of the processors.
+#[derive(Default)]
+struct Started {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+impl Started {
+    fn push(&mut self, (wall, cpu): (Duration, Duration)) {
+        self.wall.push(wall.as_secs_f64() * 1_000.0);
+        self.cpu.push(cpu.as_secs_f64() * 1_000.0);
+    }
+
+    fn rows(self, question: &str) -> [Row; 2] {
+        let row = |question: &str, target, values| Row {
+            question: question.to_owned(),
+            unit: Unit::Milliseconds,
+            target,
+            mirror: Series {
+                who: Program::Mirror.name().to_owned(),
+                values: Ok(values),
+            },
+            against: None,
+            beside: Vec::new(),
+        };
+        let of_cpu = "… its processors' time until then, which tells more on a busy machine";
+        [
+            row(question, TARGET, self.wall),
+            row(of_cpu, Target::None, self.cpu),
+        ]
+    }
+}
+
+/// A data folder.
+struct Kept {
+    data: PathBuf,
+    /// Its index as it was written, before any start.
+    written: PathBuf,
+    blobs: u64,
 }
 
 /// A blob of its own for each number.
@@ -72,28 +114,54 @@ fn blob(number: u64) -> Blob {
     }
 }
 
-/// Writes the files, and the rows that the mirror would have written with them.
-async fn keep(folder: &Path, kept: u64) -> Outcome<()> {
-    let store = DiskStore::open(folder).await?;
-    let origin = Origin::new(UpstreamId::parse(UPSTREAM)?, Repository::parse(REPOSITORY)?);
-    for batch in (0..kept).step_by(usize::try_from(BATCH)?) {
-        let (mut rows, mut links) = (Vec::new(), Vec::new());
-        for number in batch..kept.min(batch + BATCH) {
-            let Blob { digest, size } = blob(number);
-            let encoded = digest.encoded().to_string();
-            let place = folder.join("blobs/sha256").join(&encoded[..2]);
-            fs::create_dir_all(&place)?;
-            fs::write(place.join(encoded), content(number))?;
-            rows.push((digest, size, Timestamp::from_millis(number)));
-            links.push(Link {
-                target: LinkTarget::Blob(digest),
-                size: Some(size),
-            });
+impl Kept {
+    /// Writes the files, and the rows that the mirror would have written with them.
+    async fn write(&self) -> Outcome<()> {
+        let store = DiskStore::open(&self.data).await?;
+        let origin = Origin::new(UpstreamId::parse(UPSTREAM)?, Repository::parse(REPOSITORY)?);
+        for batch in (0..self.blobs).step_by(usize::try_from(BATCH)?) {
+            let (mut rows, mut links) = (Vec::new(), Vec::new());
+            for number in batch..self.blobs.min(batch + BATCH) {
+                let Blob { digest, size } = blob(number);
+                let encoded = digest.encoded().to_string();
+                let place = self.data.join("blobs/sha256").join(&encoded[..2]);
+                fs::create_dir_all(&place)?;
+                fs::write(place.join(encoded), content(number))?;
+                rows.push((digest, size, Timestamp::from_millis(number)));
+                links.push(Link {
+                    target: LinkTarget::Blob(digest),
+                    size: Some(size),
+                });
+            }
+            store.plant_blobs(rows).await?;
+            store.link(&origin, links).await?;
         }
-        store.plant_blobs(rows).await?;
-        store.link(&origin, links).await?;
+        store.close().await?;
+        fs::create_dir(&self.written)?;
+        copy(&self.data.join(FORMAT), &self.written.join(FORMAT))?;
+        copy(&self.data.join(INDEX), &self.written.join(INDEX))
     }
-    Ok(store.close().await?)
+
+    /// Makes the index what it was when all was written.
+    fn restore(&self) -> Outcome<()> {
+        fs::remove_dir_all(self.data.join(INDEX))?;
+        copy(&self.written.join(FORMAT), &self.data.join(FORMAT))?;
+        copy(&self.written.join(INDEX), &self.data.join(INDEX))
+    }
+}
+
+/// Copies a file, or a folder with all that is in it.
+fn copy(from: &Path, to: &Path) -> Outcome<()> {
+    if !from.is_dir() {
+        fs::copy(from, to)?;
+        return Ok(());
+    }
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let name = entry?.file_name();
+        copy(&from.join(&name), &to.join(&name))?;
+    }
+    Ok(())
 }
 
 /// How the mirror ends after its answer.
@@ -103,11 +171,11 @@ enum End {
     Kill,
 }
 
-/// Milliseconds from before the process is made until its answer is here: one of the blobs that
-/// are kept, from its file.
-fn start(bench: &Bench, data: &Path, kept: u64, end: End) -> Outcome<f64> {
+/// From before the process is made until its answer is here: one of the blobs that are kept, from
+/// its file. By the clock, and of the processors.
+fn start(bench: &Bench, kept: &Kept, end: End) -> Outcome<(Duration, Duration)> {
     let mut settings = bench.settings();
-    settings.data = Some(data.to_owned());
+    settings.data = Some(kept.data.clone());
     let begun = Instant::now();
     let spawned = Peer::spawn(bench, Program::Mirror, &settings)?;
     let (mut process, address, _folder) = spawned.ok_or("the mirror was built")?;
@@ -115,15 +183,15 @@ fn start(bench: &Bench, data: &Path, kept: u64, end: End) -> Outcome<f64> {
         process.look(begun + START_MAX)?;
         sleep(KNOCK_EVERY);
     }
-    let asked = blob(kept / 2);
+    let asked = blob(kept.blobs / 2);
     let path = format!("{}?ns={UPSTREAM}", asked.path());
     Client::connect(address)?.get_verified(&path, asked.digest, asked.size)?;
-    let taken = begun.elapsed();
+    let taken = (begun.elapsed(), process.cpu());
     if end == End::Stop {
         process.stop()?;
     }
     match bench.origin.blob_bytes_sent(&asked.digest) {
-        0 => Ok(taken.as_secs_f64() * 1_000.0),
+        0 => Ok(taken),
         _ => Err("a blob that is kept was fetched".into()),
     }
 }
