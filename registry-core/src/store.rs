@@ -277,7 +277,8 @@ pub trait TagStore: Send + Sync + 'static {
         tag: &'a Tag,
     ) -> BoxFuture<'a, Result<Option<TagRecord>, StoreError>>;
 
-    /// Records a tag, in place of what was recorded of it.
+    /// Records a tag, in place of what was recorded of it: who asks once this has returned is told of
+    /// nothing else.
     ///
     /// # Errors
     ///
@@ -289,7 +290,7 @@ pub trait TagStore: Send + Sync + 'static {
         record: TagRecord,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Forgets a tag; whether it was recorded.
+    /// Forgets a tag; whether it was recorded. Who asks once this has returned is told of none.
     ///
     /// # Errors
     ///
@@ -365,7 +366,15 @@ pub trait LinkStore: Send + Sync + 'static {
         links: Vec<Link>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Removes a link; whether it was there.
+    /// Whether all of `links` are known to be made, so that [`Self::link`] would change nothing: as far
+    /// as that can be told at once. A store that would have to look says `false`.
+    fn knows_links(&self, origin: &Origin, links: &[Link]) -> bool {
+        let _ = (origin, links);
+        false
+    }
+
+    /// Removes a link; whether it was there. Who asks once this has returned is told of none (I5),
+    /// whatever was told before and to whom.
     ///
     /// # Errors
     ///

@@ -893,6 +893,13 @@ pub async fn what_is_forgotten_stays_kept(stores: Stores, clock: Arc<ManualClock
             put.await.expect("put referrers");
         }
     }
+    // Whatever was told of it before.
+    for at in &origins {
+        let linked = shop.stores.links.linked(at, target).await;
+        assert!(linked.expect("linked").is_some(), "{at}");
+        let tagged = shop.stores.tags.tag(at, &tag("one")).await;
+        assert!(tagged.expect("tag").is_some(), "{at}");
+    }
     let before = shop.positions().await;
     let forgotten = shop.inventory.forget(target).await.expect("forget");
     assert_eq!(forgotten, origins.len());
@@ -904,6 +911,8 @@ pub async fn what_is_forgotten_stays_kept(stores: Stores, clock: Arc<ManualClock
         assert_eq!(linked.expect("linked"), None, "{at}");
         let tags = shop.stores.tags.tags(at, None, 10).await.expect("tags");
         assert_eq!(tags, [tag("two")], "{at}");
+        let tagged = shop.stores.tags.tag(at, &tag("one")).await;
+        assert_eq!(tagged.expect("tag"), None, "{at}");
         for (subject, expected) in [(one, None), (two, Some(&record))] {
             let kept = shop.stores.referrers.referrers(at, subject).await;
             assert_eq!(kept.expect("referrers").as_ref(), expected, "{at}");

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::future::{join, join_all};
+
 use super::{confusable_origins, drop_after, origin, tag};
 use crate::testing::content::digest_of;
 use crate::{Origin, TagRecord, TagStore, Timestamp};
@@ -20,6 +22,7 @@ where
     what_is_not_there_is_absent(make().await).await;
     the_last_record_stands(make().await).await;
     a_removed_tag_is_gone(make().await).await;
+    what_was_told_is_not_told_again_when_it_changed(make().await).await;
     origins_are_apart(make().await).await;
     tags_are_apart(make().await).await;
     tags_are_listed_in_the_order_of_their_bytes(make().await).await;
@@ -82,6 +85,26 @@ pub async fn a_removed_tag_is_gone(store: Arc<dyn TagStore>) {
     assert_eq!(get(&*store, &at, "a").await, None);
     assert_eq!(get(&*store, &at, "b").await, Some(record(2)));
     assert_eq!(page(&*store, &at, None, 10).await, ["b"]);
+}
+
+/// However often a tag was asked for before, and whoever is being told of it while it changes: who
+/// asks afterwards is told what it is then.
+pub async fn what_was_told_is_not_told_again_when_it_changed(store: Arc<dyn TagStore>) {
+    let at = origin("x", "a");
+    let is = async |expected: Option<TagRecord>| {
+        for _ in 0..2 {
+            assert_eq!(get(&*store, &at, "latest").await, expected);
+        }
+    };
+    let ask = || join_all((0..4).map(|_| get(&*store, &at, "latest")));
+    for n in 0..40 {
+        join(ask(), put(&*store, &at, "latest", record(n))).await;
+        is(Some(record(n))).await;
+        join(ask(), put(&*store, &at, "latest", record(n + 1))).await;
+        is(Some(record(n + 1))).await;
+        join(ask(), remove(&*store, &at, "latest")).await;
+        is(None).await;
+    }
 }
 
 /// The same tag in another repository, or in the same repository of another upstream, is another

@@ -242,6 +242,10 @@ impl<S: LinkStore> LinkStore for FaultingStore<S> {
         })
     }
 
+    fn knows_links(&self, origin: &Origin, links: &[Link]) -> bool {
+        self.inner.knows_links(origin, links)
+    }
+
     fn unlink<'a>(
         &'a self,
         origin: &'a Origin,
