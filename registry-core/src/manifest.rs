@@ -1,6 +1,7 @@
 //! Manifests: small, hot, and kept byte for byte (I9).
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -15,11 +16,16 @@ use crate::{
 /// `manifests/`: its exact bytes, their digest, and the media type to serve them with.
 ///
 /// A value of this type has been verified: its digest was computed from its bytes (I1). Cloning
-/// shares the bytes.
+/// shares all of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Manifest {
+pub struct Manifest(Arc<Whole>);
+
+#[derive(PartialEq, Eq)]
+struct Whole {
     descriptor: Descriptor,
     bytes: Bytes,
+    /// See [`Manifest::last_named`].
+    last_named: Option<LinkTarget>,
 }
 
 impl Manifest {
@@ -66,35 +72,37 @@ impl Manifest {
     ) -> Result<Self, ManifestError> {
         let document = Document::parse(&bytes)?;
         let media_type = document.media_type(content_type)?;
+        let last_named = document.contents().links().last().map(|link| link.target);
         let size = bytes.len() as u64;
-        Ok(Self {
+        Ok(Self(Arc::new(Whole {
             descriptor: Descriptor {
                 media_type,
                 digest,
                 size,
             },
             bytes,
-        })
+            last_named,
+        })))
     }
 
     /// Media type, digest and size.
     pub fn descriptor(&self) -> &Descriptor {
-        &self.descriptor
+        &self.0.descriptor
     }
 
     /// The digest of [`Self::bytes`].
     pub fn digest(&self) -> Digest {
-        self.descriptor.digest
+        self.0.descriptor.digest
     }
 
     /// The media type to serve it with.
     pub fn media_type(&self) -> &MediaType {
-        &self.descriptor.media_type
+        &self.0.descriptor.media_type
     }
 
     /// The bytes, as the upstream sent them.
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        &self.0.bytes
     }
 
     /// What this manifest names: by I5, whoever may read it in a repository may read these there.
@@ -102,9 +110,15 @@ impl Manifest {
         self.contents().links()
     }
 
+    /// The last of [`Self::links`], which stands for all of them: they are linked together. It is
+    /// known without another look at the bytes.
+    pub(crate) fn last_named(&self) -> Option<LinkTarget> {
+        self.0.last_named
+    }
+
     /// What it is made of, as far as it can be used: what names no digest of ours is left out.
     pub fn contents(&self) -> ManifestContents {
-        match Document::parse(&self.bytes) {
+        match Document::parse(&self.0.bytes) {
             Ok(document) => document.contents(),
             // Parsed when it was made.
             Err(_) => ManifestContents::default(),
@@ -193,7 +207,7 @@ impl Named {
 
 impl fmt::Debug for Manifest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.descriptor, f)
+        fmt::Debug::fmt(&self.0.descriptor, f)
     }
 }
 

@@ -147,7 +147,7 @@ impl Inner {
         if let Ok(_promise) = put {
             let target = LinkTarget::Manifest(manifest.digest());
             self.note(target, origin, fetched.endpoint).await;
-            if self.link_manifest(origin, &manifest).await {
+            if self.link_all(origin, links_with(&manifest)).await {
                 self.health.took();
             }
             self.kept_more(origin).await;
@@ -172,8 +172,8 @@ impl Inner {
     /// one that another origin brought is then served without ever having been fetched here. The
     /// last that it names stands for all, which are linked together.
     async fn grant_named(self: &Arc<Self>, origin: &Origin, manifest: &Manifest) {
-        if let Some(named) = manifest.links().last()
-            && self.linked(origin, named.target).await.is_none()
+        if let Some(named) = manifest.last_named()
+            && self.linked(origin, named).await.is_none()
         {
             self.grant_manifest(origin, manifest).await;
         }
@@ -183,16 +183,21 @@ impl Inner {
     /// down beside it that it is linked there: where there is no room for that now, it is linked when
     /// it is asked for again.
     pub(super) async fn grant_manifest(self: &Arc<Self>, origin: &Origin, manifest: &Manifest) {
+        let links = links_with(manifest);
+        // As where a tag still names what it named: then there is nothing to find room for.
+        if self.stores.links.knows_links(origin, &links) {
+            self.forget_absent(origin, &links);
+            return;
+        }
         match self.room_to_link().await {
-            Ok(_promise) => drop(self.link_manifest(origin, manifest).await),
-            Err(_) => self.forget_absent(origin, &links_with(manifest)),
+            Ok(_promise) => drop(self.link_all(origin, links).await),
+            Err(_) => self.forget_absent(origin, &links),
         }
     }
 
-    /// Links a manifest in an origin, and what it names; whether they are linked. None of it is
+    /// Links a manifest and what it names in an origin; whether they are linked. None of it is
     /// remembered as absent any more: what was pushed is there as soon as its manifest is.
-    async fn link_manifest(&self, origin: &Origin, manifest: &Manifest) -> bool {
-        let links = links_with(manifest);
+    async fn link_all(&self, origin: &Origin, links: Vec<Link>) -> bool {
         self.forget_absent(origin, &links);
         self.grant(origin, links).await
     }

@@ -44,9 +44,12 @@ mod upkeep;
 mod via;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::Duration;
 
+use futures::poll;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -254,6 +257,9 @@ impl Inner {
     /// All that is linked in an origin may be there.
     fn forget_absent(&self, origin: &Origin, links: &[Link]) {
         let mut negative = self.negative();
+        if negative.is_empty() {
+            return;
+        }
         for link in links {
             negative.forget(&Place {
                 origin: origin.clone(),
@@ -317,6 +323,11 @@ impl Inner {
             StoreOperation::Commit => self.limits.commit_wait_max,
             _ => self.limits.store_wait_max,
         };
+        let mut answer = pin!(answer);
+        // What is in memory is told at once: only what is waited for takes a timer.
+        if let Poll::Ready(answer) = poll!(answer.as_mut()) {
+            return answer;
+        }
         let answer = timeout(limit, answer).await;
         answer.unwrap_or(Err(StoreError::Timeout { operation }))
     }

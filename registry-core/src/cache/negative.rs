@@ -94,6 +94,11 @@ impl NegativeCache {
         }
     }
 
+    /// Whether nothing is known to be absent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.passing.known.is_empty() && self.attached.known.is_empty()
+    }
+
     /// Remembers that `absent` is not there.
     pub(super) fn remember(&mut self, absent: Absent, now: Timestamp) {
         if absent.place.what.is_attached() {

@@ -41,6 +41,12 @@ pub(super) enum Course {
 }
 
 impl Held {
+    /// Whether it is what a pull takes, without asking anybody.
+    fn is_served(&self, policy: &UpstreamPolicy, now: Timestamp) -> bool {
+        let assessed = assess(self.record.validated_at, policy.tag_ttl, now);
+        policy.frozen || assessed == Freshness::Fresh
+    }
+
     fn serve(self, status: CacheStatus, cache: &Inner) -> Served<Manifest> {
         let validated_at = self.record.validated_at;
         Served {
@@ -60,9 +66,16 @@ impl Inner {
     ) -> Result<Served<Manifest>, CacheError> {
         let via = &self.via(origin)?;
         let policy = via.policy(origin.repository());
-        let absent = Absent::tag(origin, tag, caller);
         let record = self.recorded(origin, tag).await;
-        let standby = match self.held(record.as_ref()).await {
+        // Before anything is made that only a question needs.
+        let held = match self.held(record.as_ref()).await {
+            Some(held) if held.is_served(policy, self.now()) => {
+                return Ok(held.serve(CacheStatus::Hit, self));
+            }
+            held => held,
+        };
+        let absent = Absent::tag(origin, tag, caller);
+        let standby = match held {
             Some(held) => Standby::Held(held),
             None if policy.frozen
                 && let Some(record) = record =>
@@ -107,11 +120,10 @@ impl Inner {
         standby: &Standby<Held>,
         policy: &UpstreamPolicy,
     ) -> Course {
-        if let Standby::Held(held) = standby {
-            let assessed = assess(held.record.validated_at, policy.tag_ttl, self.now());
-            if policy.frozen || assessed == Freshness::Fresh {
-                return Course::Serve;
-            }
+        if let Standby::Held(held) = standby
+            && held.is_served(policy, self.now())
+        {
+            return Course::Serve;
         }
         let upstream = absent.place.origin.upstream();
         if self.is_absent(absent) {

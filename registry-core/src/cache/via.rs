@@ -8,7 +8,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::mem;
 use std::ops::Deref;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
 use super::{CacheError, Inner, RegistryCache};
 use crate::{Origin, UpstreamEntry, UpstreamId, Upstreams};
@@ -90,14 +90,19 @@ impl RegistryCache {
 
 impl Inner {
     pub(super) fn upstreams(&self) -> Arc<Upstreams> {
+        Arc::clone(&self.current())
+    }
+
+    fn current(&self) -> RwLockReadGuard<'_, Arc<Upstreams>> {
         // Nothing panics while it holds the lock.
-        let current = self.upstreams.read();
-        Arc::clone(&current.unwrap_or_else(PoisonError::into_inner))
+        self.upstreams
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The upstream of a request that comes now.
     pub(super) fn via(&self, origin: &Origin) -> Result<Via, CacheError> {
-        let upstreams = self.upstreams();
+        let upstreams = self.current();
         let entry = upstreams.get(origin.upstream());
         entry
             .map(|entry| Via(Arc::clone(entry)))
