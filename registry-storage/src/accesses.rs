@@ -1,15 +1,20 @@
 //! Access times: in memory, written in batches. Losing the last of them costs a worse choice of
 //! what to evict, nothing else.
 
+use std::array;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use registry_core::{LinkTarget, Timestamp};
 
-use crate::options::DiskOptions;
+use crate::options::{ACCESSED_NOW, DiskOptions};
 
 pub(crate) struct Accesses {
+    /// What was accessed just now, and when, as numbers that stand for the two: so that accesses to
+    /// the same within a millisecond, which would record nothing new, do not wait for each other.
+    now: [AtomicU64; ACCESSED_NOW],
     recent: Mutex<Recent>,
     batch_entries: usize,
     write_every: Duration,
@@ -25,6 +30,7 @@ struct Recent {
 impl Accesses {
     pub(crate) fn new(options: &DiskOptions) -> Self {
         Self {
+            now: array::from_fn(|_| AtomicU64::default()),
             recent: Mutex::default(),
             batch_entries: options.access_batch_entries,
             write_every: options.access_write_every,
@@ -33,6 +39,9 @@ impl Accesses {
 
     /// Records an access; whether a batch is due.
     pub(crate) fn touch(&self, target: LinkTarget, now: Timestamp) -> bool {
+        if self.is_known(target, now) {
+            return false;
+        }
         let mut recent = self.recent();
         if recent.times.is_empty() {
             recent.since = now;
@@ -43,6 +52,27 @@ impl Accesses {
             *last = now.max(*last);
         }
         recent.times.len() >= self.batch_entries || now.since(recent.since) >= self.write_every
+    }
+
+    /// Whether the same access was recorded in this millisecond, or is just being recorded.
+    fn is_known(&self, target: LinkTarget, now: Timestamp) -> bool {
+        let hash = target.digest();
+        let hash = hash.hash();
+        let word = |at| {
+            hash[at..]
+                .first_chunk()
+                .copied()
+                .map_or(0, u64::from_be_bytes)
+        };
+        let place = &self.now[word(0) as usize % ACCESSED_NOW];
+        let kind = u64::from(matches!(target, LinkTarget::Manifest(_)));
+        // Two that are taken for each other by a chance of one in 2^63 have one access less.
+        let access = (word(8) ^ now.as_millis().rotate_left(32)) & !1 | kind;
+        if place.load(Ordering::Relaxed) == access {
+            return true;
+        }
+        place.store(access, Ordering::Relaxed);
+        false
     }
 
     pub(crate) fn forget(&self, target: LinkTarget) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use registry_core::{
     BlobBody, BlobPayload, BlobSink, BlobStat, BlobStore, ByteRange, Digest, Link, LinkStore,
@@ -13,19 +13,20 @@ use registry_core::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::task::TaskTracker;
 
 use crate::error::OpenError;
 use crate::folder::{Folder, Recovery};
+use crate::hot::Hot;
 use crate::options::{DiskOptions, LIST_PAGE_ENTRIES};
 use crate::sink::DiskSink;
 
 /// The embedded store: all five contracts over one data folder. Cloning gives another handle to
 /// the same store.
 ///
-/// Every call that touches the disk or the index hops to a thread that may block. A manifest that
-/// was asked for lately is in memory and costs no hop.
+/// Every call that touches the disk or the index hops to a thread that may block. A manifest, a link
+/// or a tag that was asked for lately is in memory and costs no hop.
 ///
 /// Dropping the last handle loses access times and what the index holds in memory for at most
 /// [`DiskOptions::index_flush_every`]; [`Self::close`] loses nothing.
@@ -40,6 +41,10 @@ pub(crate) struct Shared {
     /// Closed with the store.
     turns: Arc<Semaphore>,
     hops: TaskTracker,
+    /// How many there were.
+    #[cfg(feature = "testing")]
+    hopped: std::sync::atomic::AtomicU64,
+    hot: Arc<Hot>,
     recovery: Recovery,
 }
 
@@ -85,9 +90,12 @@ impl DiskStore {
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
         };
         let shared = Shared {
+            hot: Arc::clone(&folder.hot),
             folder: RwLock::new(Some(Arc::new(folder))),
             turns,
             hops: TaskTracker::new(),
+            #[cfg(feature = "testing")]
+            hopped: std::sync::atomic::AtomicU64::default(),
             recovery,
         };
         Ok(Self {
@@ -153,7 +161,7 @@ impl Shared {
         let Some(folder) = self.folder() else {
             return Err(closed);
         };
-        let hop = self.hops.spawn_blocking(move || {
+        let hop = self.hop(move || {
             folder.settle_reopened();
             let result = work(&folder);
             // In this order: whoever waits for all turns finds nobody in the folder.
@@ -162,6 +170,18 @@ impl Shared {
             result
         });
         joined(operation, hop.await)
+    }
+
+    fn hop<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        #[cfg(feature = "testing")]
+        self.hopped
+            .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.hops.spawn_blocking(work)
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn hopped(&self) -> u64 {
+        self.hopped.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     /// Runs `work`, which nobody waits for but [`DiskStore::close`], where it may block; for what
@@ -186,12 +206,17 @@ impl Shared {
         folder.clone()
     }
 
-    /// A manifest that is in memory, without a hop.
-    fn hot_manifest(self: &Arc<Self>, digest: Digest) -> Option<Manifest> {
-        let folder = self.folder()?;
-        let manifest = folder.hot_manifest(digest)?;
-        if folder.touch(LinkTarget::Manifest(digest)) {
-            self.write_accesses(folder);
+    /// What is in memory, and may be told without a hop; nothing once the store is closed.
+    fn hot(&self) -> Option<&Hot> {
+        (!self.turns.is_closed()).then_some(&*self.hot)
+    }
+
+    /// A manifest that is in memory.
+    fn hot_manifest(&self, digest: Digest) -> Option<Manifest> {
+        let hot = self.hot()?;
+        let manifest = hot.manifests.get(&digest)?;
+        if hot.touch(LinkTarget::Manifest(digest)) {
+            self.write_accesses();
         }
         Some(manifest)
     }
@@ -203,7 +228,7 @@ impl Shared {
             return;
         };
         if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
-            self.hops.spawn_blocking(move || {
+            self.hop(move || {
                 folder.settle_manifests();
                 drop(folder);
                 drop(turn);
@@ -224,9 +249,10 @@ impl Shared {
 
     /// Writes access times in the background, unless there is no turn free: then they are still
     /// due.
-    fn write_accesses(&self, folder: Arc<Folder>) {
-        if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
-            self.hops.spawn_blocking(move || {
+    fn write_accesses(&self) {
+        let turn = Arc::clone(&self.turns).try_acquire_owned();
+        if let (Ok(turn), Some(folder)) = (turn, self.folder()) {
+            self.hop(move || {
                 folder.write_accesses();
                 drop(folder);
                 drop(turn);
@@ -306,13 +332,11 @@ fn bytes_of(range: Option<RangeRequest>, size: u64) -> ByteRange {
 
 impl ManifestStore for DiskStore {
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>> {
-        Box::pin(async move {
-            if let Some(manifest) = self.shared.hot_manifest(digest) {
-                return Ok(Some(manifest));
-            }
-            let load = move |folder: &Folder| folder.manifest(digest);
-            self.shared.blocking(StoreOperation::Read, load).await
-        })
+        if let Some(manifest) = self.shared.hot_manifest(digest) {
+            return Box::pin(ready(Ok(Some(manifest))));
+        }
+        let load = move |folder: &Folder| folder.manifest(digest);
+        Box::pin(self.shared.blocking(StoreOperation::Read, load))
     }
 
     fn put_manifest(&self, manifest: Manifest) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -335,8 +359,12 @@ impl TagStore for DiskStore {
         origin: &'a Origin,
         tag: &'a Tag,
     ) -> BoxFuture<'a, Result<Option<TagRecord>, StoreError>> {
+        let hot = self.shared.hot().and_then(|hot| hot.rows.tag(origin, tag));
+        if let Some(record) = hot {
+            return Box::pin(ready(Ok(Some(record))));
+        }
         let (origin, tag) = (origin.clone(), tag.clone());
-        let get = move |folder: &Folder| folder.index.tag(&origin, &tag);
+        let get = move |folder: &Folder| folder.index.load_tag(&origin, &tag);
         Box::pin(self.shared.blocking(StoreOperation::Index, get))
     }
 
@@ -379,8 +407,12 @@ impl LinkStore for DiskStore {
         origin: &'a Origin,
         target: LinkTarget,
     ) -> BoxFuture<'a, Result<Option<Link>, StoreError>> {
+        let hot = self.shared.hot();
+        if let Some(link) = hot.and_then(|hot| hot.rows.link(origin, target)) {
+            return Box::pin(ready(Ok(Some(link))));
+        }
         let origin = origin.clone();
-        let get = move |folder: &Folder| folder.index.linked(&origin, target);
+        let get = move |folder: &Folder| folder.index.load_link(&origin, target);
         Box::pin(self.shared.blocking(StoreOperation::Index, get))
     }
 
@@ -392,6 +424,11 @@ impl LinkStore for DiskStore {
         let origin = origin.clone();
         let link = move |folder: &Folder| folder.link(&origin, &links);
         Box::pin(self.shared.changing_manifests(StoreOperation::Index, link))
+    }
+
+    fn knows_links(&self, origin: &Origin, links: &[Link]) -> bool {
+        let hot = self.shared.hot();
+        hot.is_some_and(|hot| hot.rows.has_links(origin, links))
     }
 
     fn unlink<'a>(

@@ -205,6 +205,7 @@ mod disk;
 mod error;
 mod folder;
 mod format;
+mod hot;
 mod index;
 mod layout;
 mod lock;

@@ -36,6 +36,13 @@ pub(crate) const SIDECAR_BYTES_MAX: u64 = 64 << 10;
 pub(crate) const RELISTED_MAX: usize = 256;
 /// Largest record of the referrers of one manifest, in bytes.
 pub(crate) const REFERRERS_RECORD_BYTES_MAX: usize = 5 << 20;
+/// Longest key of a link or a tag that is kept in memory: that of the longest names.
+pub(crate) const HOT_KEY_BYTES_MAX: usize = 648;
+/// Links that are looked for in memory at a time; whoever makes more has a thread that may block do it.
+pub(crate) const HOT_LINKS_MAX: usize = 256;
+/// Places in the table of what was accessed just now. Two that share one with a chance of one in this
+/// many only make each other's accesses cost more.
+pub(crate) const ACCESSED_NOW: usize = 512;
 /// Locks that calls about one digest take turns by. Two digests share one with a chance of one in
 /// this many, and then only wait for each other.
 pub(crate) const TURNS: usize = 256;
@@ -67,6 +74,10 @@ pub struct DiskOptions {
     pub blocking_calls_max: usize,
     /// Memory for manifests that were asked for lately.
     pub manifest_cache_bytes: u64,
+    /// Memory for links that were asked for lately, each some 300 bytes.
+    pub link_cache_bytes: u64,
+    /// Memory for tags that were asked for lately, each some 250 bytes.
+    pub tag_cache_bytes: u64,
     /// Memory for pages of the index.
     pub index_cache_bytes: u64,
     /// How long what is recorded without need for durability (tags, links) may stay in memory.
@@ -88,6 +99,8 @@ impl Default for DiskOptions {
             reserve: Reserve::Percent(5),
             blocking_calls_max: 64,
             manifest_cache_bytes: 8 << 20,
+            link_cache_bytes: 4 << 20,
+            tag_cache_bytes: 1 << 20,
             index_cache_bytes: 16 << 20,
             index_flush_every: Duration::from_millis(500),
             access_batch_entries: 1_024,
@@ -105,6 +118,8 @@ impl fmt::Debug for DiskOptions {
             .field("reserve", &self.reserve)
             .field("blocking_calls_max", &self.blocking_calls_max)
             .field("manifest_cache_bytes", &self.manifest_cache_bytes)
+            .field("link_cache_bytes", &self.link_cache_bytes)
+            .field("tag_cache_bytes", &self.tag_cache_bytes)
             .field("index_cache_bytes", &self.index_cache_bytes)
             .field("index_flush_every", &self.index_flush_every)
             .field("access_batch_entries", &self.access_batch_entries)

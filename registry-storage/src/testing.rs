@@ -1,6 +1,6 @@
 //! For tests of this crate and of whoever embeds it (feature `testing`): a disk that is full when
-//! a test says so, a look at what a crash would leave after each durable step, and rows of blobs
-//! that nobody had to write.
+//! a test says so, a look at what a crash would leave after each durable step, rows of blobs that
+//! nobody had to write, and how often the disk was asked.
 
 pub use crate::space::DiskSpace;
 pub use crate::step::Step;
@@ -12,6 +12,12 @@ use crate::index::keys::BlobRow;
 use crate::{DiskOptions, DiskStore, space, step};
 
 impl DiskStore {
+    /// How often it was hopped to a thread that may block: the only way to the disk and to the index.
+    /// What is only dropped is not counted.
+    pub fn hops(&self) -> u64 {
+        self.shared.hopped()
+    }
+
     /// Records blobs as kept that have no files, each with its size and its last access: for an
     /// index that is large.
     ///

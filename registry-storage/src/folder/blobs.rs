@@ -71,7 +71,7 @@ impl Folder {
     fn admit_blob(&self, digest: Digest, size: u64) -> Result<(), StoreError> {
         let is_proven = true;
         let row = BlobRow { size, is_proven };
-        self.index.admit_blob(digest, row, self.clock.now())
+        self.index.admit_blob(digest, row, self.hot.now())
     }
 
     fn place_blob(&self, partial: &Path, digest: Digest, size: u64) -> Result<(), StoreError> {
@@ -126,7 +126,7 @@ impl Folder {
 
     /// Removes the file of a blob whose row was just removed, in its turn.
     fn remove_dismissed(&self, digest: Digest, since: Opening) -> Result<(), StoreError> {
-        self.accesses.forget(LinkTarget::Blob(digest));
+        self.hot.accesses.forget(LinkTarget::Blob(digest));
         // The row is gone for good before the file goes (I6).
         self.index.flush(since)?;
         self.step(Step::RowRemoved);

@@ -36,7 +36,7 @@ impl Folder {
     pub(crate) fn record(&self, target: LinkTarget) -> Result<Option<ContentRecord>, StoreError> {
         let record = self.index.record(target)?;
         Ok(record.map(|record| ContentRecord {
-            accessed_at: self.accesses.get(target).max(record.accessed_at),
+            accessed_at: self.hot.accesses.get(target).max(record.accessed_at),
             ..record
         }))
     }

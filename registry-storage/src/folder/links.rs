@@ -39,11 +39,13 @@ impl Folder {
     /// that follows when it is pulled itself, and until then the line of the index restores it.
     fn list_origin(&self, origin: &Origin, digest: Digest) -> Result<(), StoreError> {
         let _turn = self.turn(digest);
-        let manifest = match self.manifests.get(&digest) {
+        let manifest = match self.hot.manifests.get(&digest) {
             Some(manifest) => Some(manifest),
             None => self.load_manifest(digest)?,
         };
-        manifest.map_or(Ok(()), |manifest| self.list_origin_of(origin, &manifest))
+        manifest.map_or(Ok(()), |manifest| self.list_origin_of(origin, &manifest))?;
+        self.index.hot.note_listed(origin, digest);
+        Ok(())
     }
 
     /// Lists the origins that a manifest, just kept, is linked in from before, in its turn.

@@ -12,7 +12,6 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use bytes::Bytes;
-use quick_cache::Weighter;
 use registry_core::{
     Algorithm, Digest, Hasher, LinkTarget, Manifest, MediaType, StoreError, StoreOperation,
 };
@@ -20,27 +19,6 @@ use registry_core::{
 use super::{Folder, sidecar};
 use crate::layout::{Entry, Kind, Layout, found, open_content, remove_content};
 use crate::step::Step;
-
-/// Manifests that were asked for lately; at most so many bytes of them.
-pub(super) type Hot = quick_cache::sync::Cache<Digest, Manifest, Weigh>;
-
-/// How many manifests the cache makes room for at first.
-const HOT_ENTRIES: usize = 1_024;
-/// What a manifest takes beside its bytes.
-const HOT_ENTRY_BYTES: u64 = 512;
-
-#[derive(Clone)]
-pub(super) struct Weigh;
-
-impl Weighter<Digest, Manifest> for Weigh {
-    fn weight(&self, _: &Digest, manifest: &Manifest) -> u64 {
-        manifest.bytes().len() as u64 + HOT_ENTRY_BYTES
-    }
-}
-
-pub(super) fn hot(bytes_max: u64) -> Hot {
-    Hot::with_weighter(HOT_ENTRIES, bytes_max, Weigh)
-}
 
 impl Folder {
     /// The manifest, from memory or from its file. Counts as an access.
@@ -55,7 +33,7 @@ impl Folder {
     /// The same, without counting as an access.
     pub(crate) fn peek_manifest(&self, digest: Digest) -> Result<Option<Manifest>, StoreError> {
         let _turn = self.turn(digest);
-        match self.manifests.get(&digest) {
+        match self.hot.manifests.get(&digest) {
             Some(manifest) => Ok(Some(manifest)),
             None => self.load_manifest(digest),
         }
@@ -82,7 +60,7 @@ impl Folder {
             let _ = fs::remove_file(self.layout.content(Kind::Manifest, digest));
             return Err(error);
         }
-        self.manifests.insert(digest, manifest.clone());
+        self.hot.manifests.insert(digest, manifest.clone());
         self.list_origins(manifest)?;
         Ok(())
     }
@@ -106,7 +84,7 @@ impl Folder {
         self.mark(digest).map_err(failed)?;
         let bytes = manifest_bytes(&self.layout, digest).map_err(failed)?;
         let children = children_of(manifest);
-        let now = self.clock.now();
+        let now = self.hot.now();
         self.index.admit_manifest(digest, bytes, &children, now)?;
         self.step(Step::ManifestRecorded);
         Ok(())
@@ -137,12 +115,12 @@ impl Folder {
 
     /// Removes row and files of a manifest, in its turn; whether there was a file.
     fn discard_manifest(&self, digest: Digest) -> Result<bool, StoreError> {
-        self.manifests.remove(&digest);
+        self.hot.manifests.remove(&digest);
         let since = self.index.opening();
         // On a full disk there may be no room for the mark, and the removal is all the more wanted.
         let is_marked = self.mark(digest).is_ok();
         self.index.dismiss_manifest(digest)?;
-        self.accesses.forget(LinkTarget::Manifest(digest));
+        self.hot.accesses.forget(LinkTarget::Manifest(digest));
         self.step(Step::ManifestDismissed);
         let removed = self.remove_manifest_files(digest);
         if removed.is_err() {
@@ -185,7 +163,7 @@ impl Folder {
         if !has_row {
             self.record_manifest(&manifest)?;
         }
-        self.manifests.insert(digest, manifest.clone());
+        self.hot.manifests.insert(digest, manifest.clone());
         Ok(Some(manifest))
     }
 

@@ -21,10 +21,10 @@ mod unfinished;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use registry_core::{Clock, Digest, LinkTarget, Manifest, StoreError, StoreOperation};
+use registry_core::{Digest, LinkTarget, StoreError, StoreOperation};
 
-use crate::accesses::Accesses;
 use crate::format::FormatFile;
+use crate::hot::Hot;
 use crate::index::Index;
 use crate::layout::Layout;
 use crate::lock::FolderLock;
@@ -44,10 +44,8 @@ pub(crate) struct Folder {
     pub(crate) index: Index,
     pub(crate) space: Arc<Space>,
     unfinished: Unfinished,
-    accesses: Accesses,
-    clock: Arc<dyn Clock>,
+    pub(crate) hot: Arc<Hot>,
     turns: Vec<Mutex<()>>,
-    manifests: manifests::Hot,
     marks: marks::Marks,
     settled: Mutex<settle::Settled>,
     /// Held while pins are read to be changed, and written.
@@ -70,14 +68,9 @@ impl Folder {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records an access; whether [`Self::write_accesses`] is due.
-    pub(crate) fn touch(&self, target: LinkTarget) -> bool {
-        self.accesses.touch(target, self.clock.now())
-    }
-
-    /// The same, and does what is due.
+    /// Records an access, and writes the batch if that is due.
     fn touch_blocking(&self, target: LinkTarget) {
-        if self.touch(target) {
+        if self.hot.touch(target) {
             self.write_accesses();
         }
     }
@@ -85,18 +78,13 @@ impl Folder {
     /// Writes the access times that are in memory. Where that fails they are lost, and whatever
     /// they were written along with goes on.
     pub(crate) fn write_accesses(&self) {
-        let batch = self.accesses.take();
+        let batch = self.hot.accesses.take();
         if batch.is_empty() {
             return;
         }
         if let Err(error) = self.index.put_accessed(batch) {
             tracing::warn!(%error, "access times are lost");
         }
-    }
-
-    /// The manifest, where it is in memory; without blocking.
-    pub(crate) fn hot_manifest(&self, digest: Digest) -> Option<Manifest> {
-        self.manifests.get(&digest)
     }
 
     /// How often content was found missing or damaged, and was forgotten.

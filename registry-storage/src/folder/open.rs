@@ -12,10 +12,10 @@ use super::marks::Marks;
 use super::repair::{Opened, Rebuilt, index_error, open_index};
 use super::settle::Settled;
 use super::unfinished::Unfinished;
-use super::{Folder, manifests, turns};
-use crate::accesses::Accesses;
+use super::{Folder, turns};
 use crate::error::OpenError;
 use crate::format::FormatFile;
+use crate::hot::Hot;
 use crate::layout::{Layout, found, make_folder};
 use crate::lock::FolderLock;
 use crate::options::DiskOptions;
@@ -80,10 +80,8 @@ impl Folder {
                 options.space.clone(),
             )),
             unfinished,
-            accesses: Accesses::new(options),
-            clock: Arc::clone(&options.clock),
+            hot: Arc::new(Hot::new(Arc::clone(&index.hot), options)),
             turns: turns(),
-            manifests: manifests::hot(options.manifest_cache_bytes),
             marks: Marks::default(),
             settled: Mutex::new(Settled::at(index.opening())),
             pinning: Mutex::default(),

@@ -303,7 +303,7 @@ impl Folder {
     /// What was left of a blob, opened, and how much that is. It is nobody else's then.
     fn take_unfinished(&self, digest: Digest) -> Option<(Left, Content, u64)> {
         let _files = self.unfinished.files();
-        self.unfinished.trim(self.clock.now());
+        self.unfinished.trim(self.hot.now());
         while let Some(mut left) = self.unfinished.take_longest(digest) {
             let opened = match left.uncut.take() {
                 Some(content) => self.cut(&left, &content).and_then(|()| left.open()),
@@ -324,7 +324,7 @@ impl Folder {
     /// Leaves an unfinished blob to the next sink of its digest; [`Self::settle_unfinished`] is due
     /// then. Does not block.
     pub(crate) fn leave(&self, left: Left) {
-        let since = self.clock.now();
+        let since = self.hot.now();
         self.unfinished.left().push(Left { since, ..left });
     }
 
@@ -353,7 +353,7 @@ impl Folder {
             self.unfinished.take_first(|other| other.is_as(&left));
             left.remove();
         }
-        self.unfinished.trim(self.clock.now());
+        self.unfinished.trim(self.hot.now());
     }
 
     /// Whether an unfinished blob is of no use any more. Whoever stores it later forgets what is

@@ -38,10 +38,14 @@
 
 use std::collections::BTreeSet;
 
+use bytes::BufMut;
 use registry_core::{
     Algorithm, Digest, LinkTarget, Origin, Position, Referrers, ReferrersRecord, Repository, Tag,
     TagRecord, Timestamp, UpstreamId,
 };
+
+/// Bytes of the longest *target*: its kind, and an algorithm, `:` and a hash.
+pub(crate) const TARGET_BYTES_MAX: usize = 1 + 6 + 1 + 64;
 
 /// The row was written for a file that nobody verified since: it was found by a rebuild.
 const UNPROVEN: u8 = 1;
@@ -198,9 +202,14 @@ pub(crate) fn target_key(target: LinkTarget) -> Vec<u8> {
 }
 
 pub(crate) fn link_key(origin: &Origin, target: LinkTarget) -> Vec<u8> {
-    let mut key = origin_prefix(origin);
-    push_target(&mut key, target);
+    let mut key = Vec::with_capacity(origin_bytes(origin) + TARGET_BYTES_MAX);
+    push_link_key(&mut key, origin, target);
     key
+}
+
+pub(crate) fn push_link_key(key: &mut impl BufMut, origin: &Origin, target: LinkTarget) {
+    push_origin(key, origin);
+    push_target(key, target);
 }
 
 /// What the key of every link to a manifest begins with in an origin, and no other key.
@@ -211,17 +220,33 @@ pub(crate) fn linked_manifests_prefix(origin: &Origin) -> Vec<u8> {
 }
 
 pub(crate) fn tag_key(origin: &Origin, tag: &str) -> Vec<u8> {
-    let mut key = origin_prefix(origin);
-    key.extend_from_slice(tag.as_bytes());
+    let mut key = Vec::with_capacity(origin_bytes(origin) + tag.len());
+    push_tag_key(&mut key, origin, tag);
     key
+}
+
+pub(crate) fn push_tag_key(key: &mut impl BufMut, origin: &Origin, tag: &str) {
+    push_origin(key, origin);
+    key.put_slice(tag.as_bytes());
 }
 
 /// What every key of an origin begins with, and no other key.
 pub(crate) fn origin_prefix(origin: &Origin) -> Vec<u8> {
-    let mut key = upstream_prefix(origin.upstream());
-    key.extend_from_slice(origin.repository().as_str().as_bytes());
-    key.push(0);
+    let mut key = Vec::with_capacity(origin_bytes(origin));
+    push_origin(&mut key, origin);
     key
+}
+
+/// How many bytes [`origin_prefix`] has.
+pub(crate) fn origin_bytes(origin: &Origin) -> usize {
+    origin.upstream().as_str().len() + origin.repository().as_str().len() + 2
+}
+
+fn push_origin(key: &mut impl BufMut, origin: &Origin) {
+    key.put_slice(origin.upstream().as_str().as_bytes());
+    key.put_u8(0);
+    key.put_slice(origin.repository().as_str().as_bytes());
+    key.put_u8(0);
 }
 
 /// What every key of an upstream begins with, and no other key.
@@ -302,14 +327,14 @@ pub(crate) fn u64_of(bytes: &[u8]) -> Option<u64> {
     bytes.first_chunk().copied().map(u64::from_be_bytes)
 }
 
-fn push_digest(key: &mut Vec<u8>, digest: Digest) {
-    key.extend_from_slice(digest.algorithm().name().as_bytes());
-    key.push(b':');
-    key.extend_from_slice(digest.hash());
+fn push_digest(key: &mut impl BufMut, digest: Digest) {
+    key.put_slice(digest.algorithm().name().as_bytes());
+    key.put_u8(b':');
+    key.put_slice(digest.hash());
 }
 
-fn push_target(key: &mut Vec<u8>, target: LinkTarget) {
-    key.push(match target {
+fn push_target(key: &mut impl BufMut, target: LinkTarget) {
+    key.put_u8(match target {
         LinkTarget::Blob(_) => b'b',
         LinkTarget::Manifest(_) => b'm',
     });

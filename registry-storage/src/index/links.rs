@@ -15,12 +15,25 @@ impl Index {
         origin: &Origin,
         target: LinkTarget,
     ) -> Result<Option<Link>, StoreError> {
-        let value =
-            self.read(|trees| trees.of(Table::Links).get(keys::link_key(origin, target)))?;
-        Ok(value.map(|value| {
-            let size = keys::u64_of(&value);
-            Link { target, size }
-        }))
+        let size = self.link_size(&keys::link_key(origin, target))?;
+        Ok(size.map(|size| Link { target, size }))
+    }
+
+    /// The same; keeps it in memory.
+    pub(crate) fn load_link(
+        &self,
+        origin: &Origin,
+        target: LinkTarget,
+    ) -> Result<Option<Link>, StoreError> {
+        let size = self
+            .hot
+            .load_link(keys::link_key(origin, target), |key| self.link_size(key))?;
+        Ok(size.map(|size| Link { target, size }))
+    }
+
+    fn link_size(&self, key: &[u8]) -> Result<Option<Option<u64>>, StoreError> {
+        let value = self.read(|trees| trees.of(Table::Links).get(key))?;
+        Ok(value.map(|value| keys::u64_of(&value)))
     }
 
     /// Links all of `links`, or none; how many of them were not there. What is there as it should
@@ -35,8 +48,11 @@ impl Index {
         let _books = self.hold_books();
         let mut change = Change::default();
         let mut added = 0;
+        let mut rows = Vec::with_capacity(wanted.len());
         for (target, size) in wanted {
             let former = self.linked(origin, target)?;
+            let known = size.or(former.and_then(|former| former.size));
+            rows.push((keys::link_key(origin, target), known));
             if former.is_none() {
                 added += 1;
                 let key = keys::linked_in_key(target, origin);
@@ -48,6 +64,9 @@ impl Index {
             }
         }
         self.apply(change)?;
+        for (key, size) in rows {
+            self.hot.keep_link(key, size);
+        }
         Ok(added)
     }
 

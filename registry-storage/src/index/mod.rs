@@ -15,6 +15,7 @@
 
 mod books;
 mod content;
+mod hot;
 mod inventory;
 mod journal;
 pub(crate) mod keys;
@@ -28,13 +29,16 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{self, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    self, Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use registry_core::{StoreError, StoreOperation};
 
 pub(crate) use self::books::Unused;
+pub(crate) use self::hot::HotRows;
 
 use crate::format::FORMAT;
 use crate::layout::{Layout, found};
@@ -138,6 +142,8 @@ pub(crate) struct Index {
     flushes_begun: AtomicU64,
     /// Held over the reads and the writes that one change is made of.
     books: Mutex<()>,
+    /// Of the trees, and of no other opening of them.
+    pub(crate) hot: Arc<HotRows>,
 }
 
 impl Index {
@@ -162,6 +168,7 @@ impl Index {
             flushed: Mutex::default(),
             flushes_begun: AtomicU64::new(0),
             books: Mutex::default(),
+            hot: Arc::new(HotRows::new(options)),
         })
     }
 
@@ -275,6 +282,7 @@ impl Index {
             self.trees.write().unwrap_or_else(PoisonError::into_inner);
         // Closed before it is opened again: sled locks its file.
         *trees = None;
+        self.hot.clear();
         match Trees::open(&self.config) {
             Ok(revived) => {
                 *trees = Some(revived);
@@ -359,7 +367,9 @@ fn store_error(operation: StoreOperation, error: sled::Error) -> StoreError {
 #[cfg(test)]
 mod tests {
     use registry_core::testing::content::digest_of;
-    use registry_core::{BlobStat, Origin, ReferrersRecord, Repository, Timestamp, UpstreamId};
+    use registry_core::{
+        BlobStat, Link, LinkTarget, Origin, ReferrersRecord, Repository, Timestamp, UpstreamId,
+    };
     use tempfile::TempDir;
 
     use super::keys::BlobRow;
@@ -398,6 +408,27 @@ mod tests {
         put(&index, 3);
         assert_eq!(*lock(&index.failed_at), None);
         assert_eq!(sizes(&index), [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_was_kept_in_memory_goes_when_the_index_is_opened_anew() {
+        let dir = TempDir::new().unwrap();
+        let index = index(&dir);
+        let origin = Origin::new(
+            UpstreamId::parse("ghcr.io").unwrap(),
+            Repository::parse("org/app").unwrap(),
+        );
+        let target = LinkTarget::Blob(digest_of(b""));
+        let link = Link { target, size: None };
+        index.link(&origin, &[link]).unwrap();
+        assert_eq!(index.hot.link(&origin, target), Some(link), "just written");
+        index.fail_write();
+        put(&index, 1);
+        assert_eq!(index.hot.link(&origin, target), None, "it may be lost");
+        assert_eq!(index.load_link(&origin, target).unwrap(), Some(link));
+        assert_eq!(index.hot.link(&origin, target), Some(link));
+        assert!(index.unlink(&origin, target).unwrap());
+        assert_eq!(index.hot.link(&origin, target), None);
     }
 
     #[test]

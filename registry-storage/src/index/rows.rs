@@ -80,11 +80,23 @@ impl Index {
     }
 
     pub(crate) fn tag(&self, origin: &Origin, tag: &Tag) -> Result<Option<TagRecord>, StoreError> {
-        let value = self.read(|trees| {
-            trees
-                .of(Table::Tags)
-                .get(keys::tag_key(origin, tag.as_str()))
-        })?;
+        self.tag_record(&keys::tag_key(origin, tag.as_str()))
+    }
+
+    /// The same; keeps it in memory.
+    pub(crate) fn load_tag(
+        &self,
+        origin: &Origin,
+        tag: &Tag,
+    ) -> Result<Option<TagRecord>, StoreError> {
+        self.hot
+            .load_tag(keys::tag_key(origin, tag.as_str()), |key| {
+                self.tag_record(key)
+            })
+    }
+
+    fn tag_record(&self, key: &[u8]) -> Result<Option<TagRecord>, StoreError> {
+        let value = self.read(|trees| trees.of(Table::Tags).get(key))?;
         Ok(value.and_then(|value| keys::decode_tag(&value)))
     }
 
@@ -103,8 +115,10 @@ impl Index {
         let key = keys::tagged_as_key(record.digest, origin, tag.as_str());
         change.put(Table::TaggedAs, key, vec![]);
         let key = keys::tag_key(origin, tag.as_str());
-        change.put(Table::Tags, key, keys::encode_tag(record));
-        self.apply(change)
+        change.put(Table::Tags, key.clone(), keys::encode_tag(record));
+        self.apply(change)?;
+        self.hot.keep_tag(key, record.clone());
+        Ok(())
     }
 
     pub(crate) fn remove_tag(&self, origin: &Origin, tag: &Tag) -> Result<bool, StoreError> {

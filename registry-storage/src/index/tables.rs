@@ -85,15 +85,25 @@ impl Table {
 #[derive(Default)]
 pub(super) struct Change {
     batches: BTreeMap<Table, sled::Batch>,
+    /// The keys of those of which some are kept in memory.
+    hot: Vec<(Table, Vec<u8>)>,
 }
 
 impl Change {
     pub(super) fn put(&mut self, table: Table, key: Vec<u8>, value: impl Into<sled::IVec>) {
+        self.note(table, &key);
         self.batches.entry(table).or_default().insert(key, value);
     }
 
     pub(super) fn remove(&mut self, table: Table, key: Vec<u8>) {
+        self.note(table, &key);
         self.batches.entry(table).or_default().remove(key);
+    }
+
+    fn note(&mut self, table: Table, key: &[u8]) {
+        if matches!(table, Table::Links | Table::Tags) {
+            self.hot.push((table, key.to_vec()));
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -102,8 +112,10 @@ impl Change {
 }
 
 impl Index {
+    /// Makes a change. The only way in which rows of links and tags are written: what was kept of
+    /// them in memory is not there any more when this returns.
     pub(super) fn apply(&self, change: Change) -> Result<(), StoreError> {
-        self.write(|trees| {
+        let applied = self.write(|trees| {
             let (tables, batches): (Vec<_>, Vec<_>) = change
                 .batches
                 .into_iter()
@@ -123,6 +135,9 @@ impl Index {
                     })
                 }
             }
-        })
+        });
+        // Also where it failed: nobody knows then what is there.
+        self.hot.forget(&change.hot);
+        applied
     }
 }
