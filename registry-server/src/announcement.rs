@@ -21,6 +21,8 @@ const HOSTS_TOML_PATH: &str = "/etc/containerd/certs.d/_default/hosts.toml";
 pub struct Announcement {
     /// The address that clients pull from.
     pub listen: SocketAddr,
+    /// Whether they do by `https://`.
+    pub is_secure: bool,
     /// The address of health, metrics and administration.
     pub admin_listen: Option<SocketAddr>,
     /// The folder that holds everything cached, and what was found there; none where the stores
@@ -41,6 +43,7 @@ impl Announcement {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %self.listen,
+            tls = self.is_secure,
             admin_listen = admin,
             "listening"
         );
@@ -59,7 +62,7 @@ impl Announcement {
             tag_ttl = %humantime::format_duration(self.tag_ttl),
             "mirroring"
         );
-        let (url, _) = advertised(self.listen);
+        let (url, _) = advertised(self.listen, self.is_secure);
         tracing::info!(
             path = HOSTS_TOML_PATH,
             content = hosts_toml(&url),
@@ -71,7 +74,12 @@ impl Announcement {
 impl fmt::Display for Announcement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = env!("CARGO_PKG_VERSION");
-        writeln!(f, "registry-server {version}, listening on {}", self.listen)?;
+        let how = if self.is_secure { ", with TLS" } else { "" };
+        writeln!(
+            f,
+            "registry-server {version}, listening on {}{how}",
+            self.listen
+        )?;
         if let Some(admin) = self.admin_listen {
             writeln!(f, "  admin      http://{admin}")?;
         }
@@ -109,7 +117,7 @@ impl fmt::Display for Announcement {
 
 impl Announcement {
     fn show_hosts_toml(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (url, reach) = advertised(self.listen);
+        let (url, reach) = advertised(self.listen, self.is_secure);
         writeln!(
             f,
             "\nTo send every pull of containerd through it, write this to\n{HOSTS_TOML_PATH} on \
@@ -117,6 +125,13 @@ impl Announcement {
         )?;
         for line in hosts_toml(&url).lines() {
             writeln!(f, "    {line}")?;
+        }
+        if self.is_secure {
+            writeln!(
+                f,
+                "\nThe certificate has to be good for that address. Where the node's system does not\n\
+                 trust who signed it, add a line: ca = \"/path/to/ca.pem\""
+            )?;
         }
         match reach {
             Reach::ThisMachine => writeln!(
@@ -186,6 +201,7 @@ mod tests {
         let url = |text| Url::parse(text).unwrap();
         Announcement {
             listen: listen.parse().unwrap(),
+            is_secure: false,
             admin_listen: Some("127.0.0.1:5001".parse().unwrap()),
             data_dir: Some(("/data".into(), Recovery::default())),
             tag_ttl: Duration::ZERO,

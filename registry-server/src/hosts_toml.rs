@@ -40,21 +40,23 @@ pub enum Reach {
     Guessed,
 }
 
-/// The URL under which clients find a mirror that listens on `listen`, and who can reach it there.
-pub fn advertised(listen: SocketAddr) -> (Url, Reach) {
+/// The URL under which clients find a mirror that listens on `listen`, with TLS or without, and who
+/// can reach it there.
+pub fn advertised(listen: SocketAddr, is_secure: bool) -> (Url, Reach) {
+    let scheme = if is_secure { "https" } else { "http" };
     let (host, reach) = match listen.ip() {
         ip if ip.is_loopback() => (url_host(ip), Reach::ThisMachine),
         ip if ip.is_unspecified() => (own_host(), Reach::Guessed),
         ip => (url_host(ip), Reach::Network),
     };
-    let url = Url::parse(&format!("http://{host}:{}", listen.port()));
+    let url = Url::parse(&format!("{scheme}://{host}:{}", listen.port()));
     // Only the name that somebody gave the machine can fail to be one.
-    let url = url.unwrap_or_else(|_| fallback_url(listen));
+    let url = url.unwrap_or_else(|_| fallback_url(scheme, listen));
     (url, reach)
 }
 
-fn fallback_url(listen: SocketAddr) -> Url {
-    let text = format!("http://localhost:{}", listen.port());
+fn fallback_url(scheme: &str, listen: SocketAddr) -> Url {
+    let text = format!("{scheme}://localhost:{}", listen.port());
     Url::parse(&text).expect("localhost with a port is a URL")
 }
 
@@ -133,11 +135,11 @@ mod tests {
             ("10.1.2.3:80", "http://10.1.2.3/", Reach::Network),
             ("[fd00::5]:5000", "http://[fd00::5]:5000/", Reach::Network),
         ] {
-            let (advertised, who) = advertised(listen.parse().unwrap());
+            let (advertised, who) = advertised(listen.parse().unwrap(), false);
             assert_eq!((advertised.as_str(), who), (url, reach));
         }
         for listen in ["0.0.0.0:5000", "[::]:5000"] {
-            let (url, reach) = advertised(listen.parse().unwrap());
+            let (url, reach) = advertised(listen.parse().unwrap(), false);
             assert_eq!((url.port(), reach), (Some(5000), Reach::Guessed));
             let host = url.host_str().unwrap();
             assert!(!["0.0.0.0", "[::]"].contains(&host), "{host}");

@@ -8,6 +8,7 @@ mod announcement;
 pub mod api;
 pub mod archive;
 pub mod config;
+mod files;
 pub mod front;
 #[cfg(test)]
 mod fuzz;

@@ -54,7 +54,7 @@ fn print_hosts_toml(arguments: HostsToml) -> ExitCode {
     let url = match arguments.url {
         Some(url) => url,
         None => match source(Flags::default()).load() {
-            Ok(config) => advertised(config.listen).0,
+            Ok(config) => advertised(config.listen, config.tls.is_some()).0,
             Err(errors) => return refuse(&errors),
         },
     };

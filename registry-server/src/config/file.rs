@@ -51,6 +51,8 @@ fn read_root(
     let texts = Texts {
         listen: root.text("listen", problems),
         admin_listen: root.text("admin_listen", problems),
+        tls_cert_file: root.path("tls_cert_file", problems),
+        tls_key_file: root.path("tls_key_file", problems),
         data_dir: root.path("data_dir", problems),
         upstreams: Vec::new(),
         default_upstream: root.text("default_upstream", problems),

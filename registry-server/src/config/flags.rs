@@ -21,6 +21,15 @@ pub struct Flags {
     #[arg(long, value_name = "ADDR")]
     admin_listen: Option<String>,
 
+    /// File with the certificate that clients are shown, and with those that lead to an authority;
+    /// it is served by https:// then [env: REGISTRY_TLS_CERT_FILE] [default: none, plain HTTP]
+    #[arg(long, value_name = "FILE")]
+    tls_cert_file: Option<PathBuf>,
+
+    /// File with the key of this certificate [env: REGISTRY_TLS_KEY_FILE]
+    #[arg(long, value_name = "FILE")]
+    tls_key_file: Option<PathBuf>,
+
     /// Folder that holds everything cached; one process at a time
     /// [env: REGISTRY_DATA_DIR] [default: ./registry-data]
     #[arg(long, value_name = "DIR")]
@@ -112,6 +121,8 @@ impl Flags {
         let texts = Texts {
             listen: self.listen.map(flag("--listen")),
             admin_listen: self.admin_listen.map(flag("--admin-listen")),
+            tls_cert_file: self.tls_cert_file.map(path("--tls-cert-file")),
+            tls_key_file: self.tls_key_file.map(path("--tls-key-file")),
             data_dir: self.data_dir.map(path("--data-dir")),
             upstreams: self.upstream.into_iter().map(flag("--upstream")).collect(),
             default_upstream: self.default_upstream.map(flag("--default-upstream")),
@@ -172,6 +183,8 @@ pub(super) fn environment(
     let texts = Texts {
         listen: text("REGISTRY_LISTEN"),
         admin_listen: text("REGISTRY_ADMIN_LISTEN"),
+        tls_cert_file: path("REGISTRY_TLS_CERT_FILE"),
+        tls_key_file: path("REGISTRY_TLS_KEY_FILE"),
         data_dir: path("REGISTRY_DATA_DIR"),
         upstreams: upstreams.iter().flat_map(Written::words).collect(),
         default_upstream: text("REGISTRY_DEFAULT_UPSTREAM"),

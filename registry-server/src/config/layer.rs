@@ -23,6 +23,8 @@ use super::{LogFilter, LogFormat, values};
 pub(super) struct Texts {
     pub(super) listen: Option<Written<String>>,
     pub(super) admin_listen: Option<Written<String>>,
+    pub(super) tls_cert_file: Option<Written<PathBuf>>,
+    pub(super) tls_key_file: Option<Written<PathBuf>>,
     pub(super) data_dir: Option<Written<PathBuf>>,
     pub(super) upstreams: Vec<Written<String>>,
     pub(super) default_upstream: Option<Written<String>>,
@@ -55,6 +57,8 @@ impl Texts {
             admin_listen: self
                 .admin_listen
                 .and_then(|text| text.parse(problems, values::address)),
+            tls_cert_file: self.tls_cert_file,
+            tls_key_file: self.tls_key_file,
             data_dir: self.data_dir.map(|path| path.value),
             upstreams,
             default_upstream: self
@@ -104,6 +108,8 @@ pub(super) fn parse<T>(
 pub(super) struct Layer {
     pub(super) listen: Option<Written<SocketAddr>>,
     pub(super) admin_listen: Option<Written<SocketAddr>>,
+    pub(super) tls_cert_file: Option<Written<PathBuf>>,
+    pub(super) tls_key_file: Option<Written<PathBuf>>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) upstreams: BTreeMap<UpstreamId, UpstreamLayer>,
     pub(super) default_upstream: Option<Written<UpstreamId>>,
@@ -129,6 +135,8 @@ impl Layer {
         Self {
             listen: self.listen.or(below.listen),
             admin_listen: self.admin_listen.or(below.admin_listen),
+            tls_cert_file: self.tls_cert_file.or(below.tls_cert_file),
+            tls_key_file: self.tls_key_file.or(below.tls_key_file),
             data_dir: self.data_dir.or(below.data_dir),
             upstreams,
             default_upstream: self.default_upstream.or(below.default_upstream),

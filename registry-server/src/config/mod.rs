@@ -20,6 +20,7 @@ mod proxy;
 mod repository;
 mod retention;
 mod source;
+mod tls;
 mod upstream;
 pub(crate) mod values;
 
@@ -33,6 +34,7 @@ use registry_core::{Retention, UpstreamId, UpstreamPolicy, Verification};
 use registry_storage::Reserve;
 use url::Url;
 
+pub use crate::front::TlsFiles;
 pub use crate::logging::{LogFilter, LogFormat};
 pub use crate::upstream::{CredentialConfig, CredentialsConfig};
 pub use admin_point::AdminPoint;
@@ -66,6 +68,8 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// Where the token comes from that whoever uses the admin API has to show.
     pub admin_token: AdminToken,
+    /// The files of the certificate that clients are shown; none to serve them in plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// Folder that holds everything cached.
     pub data_dir: PathBuf,
     /// The upstream meant where a request names none; must be one of [`Self::upstreams`].
@@ -97,6 +101,7 @@ impl Default for Config {
             listen: loopback(LISTEN_PORT),
             admin_listen: Some(loopback(ADMIN_PORT)),
             admin_token: AdminToken::default(),
+            tls: None,
             data_dir: PathBuf::from(DATA_DIR),
             default_upstream: UpstreamId::parse(UpstreamId::DOCKER_IO)
                 .expect("the constant is a name"),
@@ -178,6 +183,7 @@ impl Config {
             listen,
             admin_listen,
             admin_token: admin_token::resolve(layer.admin_token, env, problems),
+            tls: tls::resolve(layer.tls_cert_file, layer.tls_key_file, problems),
             data_dir: layer.data_dir.unwrap_or(default.data_dir),
             default_upstream,
             upstreams,

@@ -1,18 +1,19 @@
 //! One client's connection, from its first request to an orderly close (I2).
 
+use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use registry_core::{Clock as _, SystemClock};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -20,12 +21,13 @@ use tracing::{Instrument as _, debug};
 
 use super::access::{Access, Told};
 use super::answer::Answer;
+use super::body::AnswerBody;
 use super::error::ApiError;
 use super::limits::FrontLimits;
 use super::request_body::RequestBody;
 use super::sendfile::Outbox;
 use super::service::{Service, answer};
-use super::wire::{Marks, Transport as _, Wire};
+use super::wire::{Marks, Transport, Wire};
 use crate::metrics::Answers;
 
 /// The least that hyper takes for a connection's buffer.
@@ -40,46 +42,28 @@ pub(super) struct Stop {
     pub(super) abort: CancellationToken,
 }
 
-/// Serves a connection until either side ends it.
+/// Serves a connection in HTTP/1.1 until either side ends it.
 pub(super) async fn serve<S: Service>(
-    stream: TcpStream,
+    stream: impl Transport + Send,
     client: SocketAddr,
     service: Arc<S>,
     limits: Arc<FrontLimits>,
     answers: Answers,
     stop: Stop,
 ) {
-    let _connected = answers.connected(S::LISTENER);
-    // Answers are written whole, so nothing is gained by waiting for more to send.
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%client, %error, "cannot set TCP_NODELAY");
-    }
     let marks = Arc::new(Marks::default());
     let outbox = (service.sends_files() && stream.plain_socket().is_some())
         .then(|| Arc::new(Outbox::default()));
     let (outgoing, watched) = (outbox.clone(), Arc::clone(&marks));
     let wire = Wire::new(stream, outgoing, watched, limits.write_idle_max);
-    let handler = service_fn(|request: Request<Incoming>| {
-        let (request, body) = request.into_parts();
-        let mut access = Access::begin(
-            &request.method,
-            &request.headers,
+    let handler = service_fn(|request| {
+        let asked = Asked {
             client,
-            Arc::clone(&marks),
-            Told {
-                answers: &answers,
-                logged: S::LOGGED,
-                route: S::ROUTE,
-            },
-        );
-        let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
-        let (span, outbox) = (access.span().clone(), outbox.clone());
-        let answering = async move {
-            let body = RequestBody::new(body);
-            let answer = answer(&*service, &request, body, access.entry(), &limits).await;
-            Ok::<_, std::convert::Infallible>(answer.respond(&request.method, access, outbox))
+            marks: Arc::clone(&marks),
+            outbox: outbox.clone(),
         };
-        Box::pin(answering.instrument(span))
+        let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
+        respond(request, asked, service, limits, &answers)
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -122,6 +106,44 @@ pub(super) async fn serve<S: Service>(
     close(stream, last_words, &limits).await;
 }
 
+/// On what a request came.
+pub(super) struct Asked {
+    pub(super) client: SocketAddr,
+    /// Told of the answer.
+    pub(super) marks: Arc<Marks>,
+    /// Where bodies put files that the kernel is to send, if it can.
+    pub(super) outbox: Option<Arc<Outbox>>,
+}
+
+/// Answers one request.
+pub(super) fn respond<S: Service>(
+    request: Request<Incoming>,
+    asked: Asked,
+    service: Arc<S>,
+    limits: Arc<FrontLimits>,
+    answers: &Answers,
+) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send + use<S> {
+    let (request, body) = request.into_parts();
+    let mut access = Access::begin(
+        &request.method,
+        &request.headers,
+        asked.client,
+        asked.marks,
+        Told {
+            answers,
+            logged: S::LOGGED,
+            route: S::ROUTE,
+        },
+    );
+    let (span, outbox) = (access.span().clone(), asked.outbox);
+    let answering = async move {
+        let body = RequestBody::new(body);
+        let answer = answer(&*service, &request, body, access.entry(), &limits).await;
+        Ok(answer.respond(&request.method, access, outbox))
+    };
+    Box::pin(answering.instrument(span))
+}
+
 /// Waits until then; for ever where that is not set.
 async fn until(deadline: Option<Instant>) {
     match deadline {
@@ -138,7 +160,11 @@ pub(super) async fn refuse(stream: TcpStream, limits: Arc<FrontLimits>) {
 
 /// Says a last thing, and closes the connection with a FIN: closed over bytes that were not read,
 /// it would be reset, and the client might lose what was sent before.
-async fn close(mut stream: TcpStream, last_words: Option<ApiError>, limits: &FrontLimits) {
+pub(super) async fn close(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    last_words: Option<ApiError>,
+    limits: &FrontLimits,
+) {
     let farewell = async {
         if let Some(error) = last_words {
             let answer = Answer::from(error).of_registry(None);

@@ -265,6 +265,17 @@ impl ApiError {
         }
     }
 
+    /// A request that came in the clear where TLS is spoken.
+    pub(crate) fn plain() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            Code::Unsupported,
+            "plain-http",
+            "this port speaks TLS: ask it by https://, and let the client trust its certificate",
+        )
+        .closing()
+    }
+
     pub(crate) fn connections(limits: &FrontLimits) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -18,6 +18,16 @@ pub struct FrontLimits {
     pub header_field_bytes_max: usize,
     /// Bytes of a request's path and query.
     pub target_bytes_max: usize,
+    /// How long a TLS handshake may take, from the connection's first moment on.
+    pub handshake_max: Duration,
+    /// Bytes of an answer that a connection has sealed before it waits for the client to take them:
+    /// more are fewer and larger writes.
+    pub tls_buffer_bytes: usize,
+    /// Requests at a time on one connection of HTTP/2. Each may hold one chunk of its answer, and
+    /// [`Self::stream_buffer_bytes`] of what is on its way.
+    pub streams_max: u32,
+    /// Bytes of an answer that a stream of HTTP/2 has on its way before more of it is read.
+    pub stream_buffer_bytes: usize,
     /// How long a connection waits for a request, whole. Longer than the 30 s after which clients
     /// give up idle connections: then it is they who close them, and no request meets a closing one.
     pub request_wait_max: Duration,
@@ -51,6 +61,10 @@ impl Default for FrontLimits {
             header_bytes_max: 16 << 10,
             header_field_bytes_max: 8 << 10,
             target_bytes_max: 4 << 10,
+            handshake_max: Duration::from_secs(10),
+            tls_buffer_bytes: 64 << 10,
+            streams_max: 100,
+            stream_buffer_bytes: 32 << 10,
             request_wait_max: Duration::from_secs(75),
             write_idle_max: Duration::from_secs(5 * 60),
             linger_max: Duration::from_secs(1),

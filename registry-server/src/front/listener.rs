@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::connection::{Stop, refuse, serve};
 use super::limits::FrontLimits;
 use super::service::Service;
+use super::tls::{self, Tls};
 use crate::metrics::Answers;
 
 /// How long accepting rests after the system refused: out of file descriptors, mostly, of which
@@ -29,6 +30,8 @@ pub(super) struct Listener<S> {
     socket: Mutex<Option<TcpListener>>,
     address: SocketAddr,
     service: Arc<S>,
+    /// Where connections are secured.
+    tls: Option<Tls>,
     limits: Arc<FrontLimits>,
     answers: Answers,
     stop: Stop,
@@ -44,11 +47,13 @@ impl<S: Service> Listener<S> {
     pub(super) fn new(
         (socket, address): (TcpListener, SocketAddr),
         service: S,
+        tls: Option<Tls>,
         limits: &Arc<FrontLimits>,
         answers: &Answers,
     ) -> Self {
         Self {
             address,
+            tls,
             socket: Mutex::new(Some(socket)),
             service: Arc::new(service),
             answers: answers.clone(),
@@ -113,16 +118,32 @@ impl<S: Service> Listener<S> {
             tokio::select! {
                 () = self.stop.drain.cancelled() => {}
                 permit = refusal => {
-                    let limits = Arc::clone(&self.limits);
-                    self.spawn(refuse(stream, limits), permit.ok());
+                    let (limits, permit) = (Arc::clone(&self.limits), permit.ok());
+                    match self.tls.clone() {
+                        Some(tls) => self.spawn(tls::refuse(stream, client, tls, limits), permit),
+                        None => self.spawn(refuse(stream, limits), permit),
+                    }
                 }
             }
             return;
         };
         let (service, limits) = (Arc::clone(&self.service), Arc::clone(&self.limits));
-        let answers = self.answers.clone();
-        let serving = serve(stream, client, service, limits, answers, self.stop.clone());
-        self.spawn(serving, Some(permit));
+        let (answers, stop) = (self.answers.clone(), self.stop.clone());
+        // Answers are written whole, so nothing is gained by waiting for more to send.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%client, %error, "cannot set TCP_NODELAY");
+        }
+        let connected = self.answers.connected(S::LISTENER);
+        match self.tls.clone() {
+            Some(tls) => {
+                let serving = tls::serve(stream, client, tls, service, limits, answers, stop);
+                self.spawn(serving, (permit, connected));
+            }
+            None => {
+                let serving = serve(stream, client, service, limits, answers, stop);
+                self.spawn(serving, (permit, connected));
+            }
+        }
     }
 
     fn note_full(&self) {
@@ -134,14 +155,15 @@ impl<S: Service> Listener<S> {
         }
     }
 
+    /// `held`: what is given back when it ends.
     fn spawn(
         &self,
         connection: impl Future<Output = ()> + Send + 'static,
-        permit: Option<OwnedSemaphorePermit>,
+        held: impl Send + 'static,
     ) {
         self.connections.spawn(async move {
             connection.await;
-            drop(permit);
+            drop(held);
         });
     }
 

@@ -1,4 +1,4 @@
-//! The registry's API over HTTP/1.1, for containerd, docker, podman and the like.
+//! The registry's API over HTTP/1.1, and over HTTP/2 with TLS, for containerd, docker, podman and the like.
 //!
 //! - `address`, `range`, `conditional`: what a request asks for; pure.
 //! - `service`, `content`, `multipart`, `listing`: from a request to its answer.
@@ -6,6 +6,7 @@
 //! - `request_body`: what a request brings, for the admin endpoints that take something.
 //! - `listener`, `connection`, `wire`: sockets, their limits, and their orderly end.
 //! - `sendfile`: bodies that the kernel sends.
+//! - `tls`, `http2`: the same where connections are secured.
 //! - `access`: the access log.
 //!
 //! It asks everything of [`RegistryCache`] and decides nothing about caching; it knows no store and
@@ -22,6 +23,7 @@ mod error;
 mod file_range;
 #[cfg(test)]
 mod fuzz;
+mod http2;
 mod limits;
 mod listener;
 mod listing;
@@ -30,9 +32,11 @@ mod range;
 mod request_body;
 mod sendfile;
 mod service;
+mod tls;
 mod wire;
 
 use std::fmt;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,12 +57,17 @@ pub(crate) use error::{ApiError, Code, chain};
 pub use limits::FrontLimits;
 pub(crate) use request_body::{RequestBody, RequestBodyError};
 pub(crate) use service::{Service, has_body, panic_text};
+pub(crate) use tls::Prepared;
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// How a [`Server`] serves.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
     /// The upstream of requests that name none.
     pub default_upstream: UpstreamId,
+    /// What the registry's API is secured with; none to serve it in the clear. The admin endpoints
+    /// are served in the clear in any case.
+    pub tls: Option<Tls>,
     /// The limits of each listener.
     pub limits: FrontLimits,
     /// Whether the kernel sends stored blobs by itself, where it can.
@@ -74,6 +83,7 @@ impl ServerOptions {
     pub fn new(default_upstream: UpstreamId) -> Self {
         Self {
             default_upstream,
+            tls: None,
             limits: FrontLimits::default(),
             sendfile: true,
             metrics: Metrics::default(),
@@ -116,6 +126,7 @@ pub enum ServerError {
 pub struct Server {
     registry: Listener<Registry>,
     admin: Option<Listener<Admin>>,
+    tls: Option<Tls>,
     readiness: Readiness,
     limits: Arc<FrontLimits>,
 }
@@ -134,6 +145,7 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let ServerOptions {
             default_upstream,
+            tls,
             limits,
             sendfile,
             metrics,
@@ -153,7 +165,8 @@ impl Server {
             limits: Arc::clone(&limits),
             sendfile,
         };
-        let registry = Listener::new(listen_on(listen).await?, registry, &limits, &answers);
+        let socket = listen_on(listen).await?;
+        let registry = Listener::new(socket, registry, tls.clone(), &limits, &answers);
         let admin = match admin_listen {
             Some(address) => {
                 let socket = listen_on(address).await?;
@@ -167,13 +180,14 @@ impl Server {
                 };
                 let admin = Admin::new(surroundings, admin, exposition, socket.1)
                     .map_err(|problem| ServerError::AdminToken { problem })?;
-                Some(Listener::new(socket, admin, &limits, &answers))
+                Some(Listener::new(socket, admin, None, &limits, &answers))
             }
             None => None,
         };
         Ok(Self {
             registry,
             admin,
+            tls,
             readiness,
             limits,
         })
@@ -204,8 +218,17 @@ impl Server {
                 admin.accept().await;
             }
         };
+        let watching = async {
+            if let Some(tls) = &self.tls {
+                tls.watch().await;
+            }
+            pending().await
+        };
         let stopping = async {
-            shutdown.await;
+            tokio::select! {
+                () = shutdown => {}
+                () = watching => {}
+            }
             self.readiness.set(Stage::Draining);
             if let Some(admin) = admin {
                 admin.service().close();

@@ -27,8 +27,8 @@ const ANSWERING: u8 = 1;
 /// The answer's body was given to hyper whole, or broke off; some of it may not have left yet.
 const ENDING: u8 = 2;
 
-/// What a connection's socket, its service and its bodies tell each other. All of them run in the
-/// connection's one task.
+/// What a connection's socket, its service and its bodies tell each other; in HTTP/2, what one
+/// request's do. All of them run in the connection's one task.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     written: AtomicU64,
@@ -70,6 +70,21 @@ impl Marks {
     /// Wakes the task of `context` at the next of them.
     pub(super) fn wake_at_flush(&self, context: &Context<'_>) {
         self.waiting.register(context.waker());
+    }
+
+    /// More bytes have gone, of a request that has these marks for itself.
+    pub(super) fn add_written(&self, count: u64) {
+        self.written.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Nothing is left to write.
+    pub(super) fn flush(&self) {
+        self.flushed.store(self.written(), Ordering::Relaxed);
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        if self.phase.load(Ordering::Relaxed) == ENDING {
+            self.phase.store(IDLE, Ordering::Relaxed);
+        }
+        self.waiting.wake();
     }
 
     /// A request has come.
@@ -237,13 +252,7 @@ impl<S: Transport> AsyncWrite for Wire<S> {
     /// hyper calls this when, and only when, it has nothing left to write.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        let marks = &self.marks;
-        marks.flushed.store(marks.written(), Ordering::Relaxed);
-        marks.flushes.fetch_add(1, Ordering::Relaxed);
-        if marks.phase.load(Ordering::Relaxed) == ENDING {
-            marks.phase.store(IDLE, Ordering::Relaxed);
-        }
-        marks.waiting.wake();
+        self.marks.flush();
         Poll::Ready(Ok(()))
     }
 

@@ -11,7 +11,7 @@ use registry_core::{Clock, Limits, Stores, Upstream};
 
 use super::{Mirror, Parts, StartError};
 use crate::config::{AdminToken, Config, Place, Problems, UpstreamConfig, Written, values};
-use crate::front::FrontLimits;
+use crate::front::{FrontLimits, TlsFiles};
 
 /// The settings of a [`Mirror`], checked when it starts: [`Mirror::builder`] has an example.
 ///
@@ -43,6 +43,16 @@ impl MirrorBuilder {
         if let Some(address) = self.parse("listen", address, values::address) {
             self.parts.config.listen = address;
         }
+        self
+    }
+
+    /// The certificate that clients are shown, and its key, as PEM: they pull by `https://` then,
+    /// in place of plain HTTP. The files are looked at again while the mirror runs.
+    pub fn tls(mut self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
+        self.parts.config.tls = Some(TlsFiles {
+            cert_file: cert_file.into(),
+            key_file: key_file.into(),
+        });
         self
     }
 

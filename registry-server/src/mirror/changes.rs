@@ -46,6 +46,10 @@ pub(super) fn changes(old: &Config, new: &Config, before: &InUse, after: &InUse)
             old.verification.bytes_per_second == new.verification.bytes_per_second,
         ),
         ("admin token", old.admin_token == new.admin_token),
+        (
+            "files of the certificate",
+            old.tls == new.tls || old.tls.is_some() != new.tls.is_some(),
+        ),
     ];
     changed.extend(unlike(general));
     changed
@@ -56,6 +60,8 @@ pub(super) fn needs_restart(started: &Config, new: &Config) -> Vec<String> {
     let settings = [
         ("listen", started.listen == new.listen),
         ("admin_listen", started.admin_listen == new.admin_listen),
+        ("tls_cert_file", started.tls.is_some() == new.tls.is_some()),
+        ("tls_key_file", started.tls.is_some() == new.tls.is_some()),
         ("data_dir", started.data_dir == new.data_dir),
         ("reserve", started.reserve == new.reserve),
         (

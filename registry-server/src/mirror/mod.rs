@@ -5,7 +5,6 @@
 
 mod builder;
 mod changes;
-mod files;
 mod reload;
 mod start_error;
 mod upstreams;
@@ -29,7 +28,7 @@ use crate::admin::AdminOptions;
 use crate::announcement::Announcement;
 use crate::api::Reloaded;
 use crate::config::{Config, ConfigSource};
-use crate::front::{FrontLimits, Server, ServerOptions};
+use crate::front::{FrontLimits, Server, ServerOptions, Tls};
 use crate::metrics::Metrics;
 use crate::upstream::SystemTrust;
 use reload::{Started, keep_by};
@@ -64,6 +63,7 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
 /// Dropping it begins what [`Self::shutdown`] does, and waits for none of it.
 pub struct Mirror {
     addr: SocketAddr,
+    is_secure: bool,
     admin_addr: Option<SocketAddr>,
     cache: RegistryCache,
     /// The folder that a [`DiskStore`] keeps everything in, unless the stores are the caller's.
@@ -166,6 +166,7 @@ impl Mirror {
         let made = workshop.make(&config, &InUse::new());
         let (upstreams, in_use) =
             made.map_err(|Unusable { id, source }| StartError::Upstream { id, source })?;
+        let tls = config.tls.clone().map(Tls::open).transpose()?;
         let (stores, store) = match stores {
             Some(stores) => (stores, None),
             None => {
@@ -184,6 +185,7 @@ impl Mirror {
             cache: cache.clone(),
             workshop,
             in_use,
+            tls: tls.clone(),
             clock: Arc::clone(&clock),
         });
         let admin = AdminOptions {
@@ -192,7 +194,9 @@ impl Mirror {
             configuration: Some(reload.clone()),
             clock,
         };
+        let is_secure = tls.is_some();
         let options = ServerOptions {
+            tls,
             limits: front_limits,
             metrics,
             admin,
@@ -216,6 +220,7 @@ impl Mirror {
         tasks.close();
         Ok(Self {
             addr,
+            is_secure,
             admin_addr,
             cache,
             store,
@@ -228,6 +233,11 @@ impl Mirror {
     /// The address that clients pull from.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Whether clients pull from it by `https://`.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
     }
 
     /// The address of health, metrics and administration, where there is one.
@@ -266,6 +276,7 @@ impl Mirror {
         let upstreams = self.cache.upstreams();
         Announcement {
             listen: self.addr,
+            is_secure: self.is_secure(),
             admin_listen: self.admin_addr,
             data_dir: self.store.as_ref().map(|store| {
                 let path = absolute(&config.data_dir);

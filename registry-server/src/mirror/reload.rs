@@ -13,11 +13,12 @@ use tokio::task::spawn_blocking;
 use tracing::{debug, error, info, warn};
 
 use super::changes::{changes, needs_restart};
-use super::files::{self, Stamp};
 use super::upstreams::{InUse, Unusable, Workshop, files_of};
 use crate::admin::check_admin_token;
 use crate::api::{ConfigurationState, Reloaded, Time};
 use crate::config::{Config, ConfigErrors, ConfigSource};
+use crate::files::{self, Stamp};
+use crate::front::{Prepared, Tls, TlsError};
 use crate::upstream::HttpUpstreamConfigError;
 
 /// Exchanges the configuration of a running [`Mirror`](super::Mirror). Clones are the same mirror's;
@@ -56,6 +57,9 @@ pub enum ReloadError {
         /// Why not.
         source: Arc<HttpUpstreamConfigError>,
     },
+    /// The certificate that clients are to be shown cannot be used.
+    #[error("the certificate cannot be used: {0}")]
+    Tls(#[from] TlsError),
     /// There is nothing in the file any more, which is more often an accident, such as a full disk,
     /// than meant.
     #[error(
@@ -82,6 +86,8 @@ struct Live {
     started: Config,
     cache: RegistryCache,
     workshop: Workshop,
+    /// What shows the certificate, where there is one.
+    tls: Option<Tls>,
     clock: Arc<dyn Clock>,
     current: watch::Sender<Arc<Config>>,
     /// The upstreams in use. Held while a configuration is read and put in effect: one at a time.
@@ -103,6 +109,7 @@ pub(super) struct Started {
     pub(super) cache: RegistryCache,
     pub(super) workshop: Workshop,
     pub(super) in_use: InUse,
+    pub(super) tls: Option<Tls>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -122,6 +129,7 @@ impl ReloadHandle {
                 started: started.config,
                 cache: started.cache,
                 workshop: started.workshop,
+                tls: started.tls,
                 clock: started.clock,
                 in_use: tokio::sync::Mutex::new(started.in_use),
                 outcome: Mutex::new(outcome),
@@ -229,10 +237,15 @@ impl ReloadHandle {
         let make = spawn_blocking(move || {
             let made = live.workshop.make(&config, &before);
             let token = check_admin_token(&config.admin_token);
-            (config, before, made, token)
+            // One that is asked for now, where there was none, needs a restart.
+            let files = config.tls.clone().filter(|_| live.tls.is_some());
+            let certificate = files.map(Prepared::read).transpose();
+            (config, before, made, token, certificate)
         });
-        let (config, before, made, token) = make.await.map_err(|_| ReloadError::Stopping)?;
+        let made = make.await.map_err(|_| ReloadError::Stopping)?;
+        let (config, before, made, token, certificate) = made;
         token.map_err(|problem| ReloadError::AdminToken { problem })?;
+        let certificate = certificate?;
         let (upstreams, after) = made.map_err(|Unusable { id, source }| {
             let source = Arc::new(source);
             ReloadError::Upstream { id, source }
@@ -254,6 +267,9 @@ impl ReloadHandle {
         // From here on nothing can fail, and nothing is waited for.
         live.cache.set_upstreams(upstreams);
         keep_by(&live.cache, &config);
+        if let Some((tls, certificate)) = live.tls.as_ref().zip(certificate) {
+            tls.show(certificate);
+        }
         *in_use = after;
         live.current.send_replace(Arc::new(config));
         *live.outcome() = Outcome {

@@ -7,7 +7,7 @@ use registry_core::UpstreamId;
 use registry_storage::OpenError;
 
 use crate::config::{Config, ConfigErrors};
-use crate::front::ServerError;
+use crate::front::{ServerError, TlsError};
 use crate::upstream::HttpUpstreamConfigError;
 
 /// Why a mirror cannot start.
@@ -44,6 +44,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// The certificate that clients are to be shown cannot be used.
+    #[error("the certificate cannot be used: {0}")]
+    Tls(#[from] TlsError),
     /// The token of the admin API cannot be used.
     #[error("the token of the admin API cannot be used: {problem}")]
     AdminToken {
@@ -74,7 +77,7 @@ impl StartError {
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             // These say it, as they know best.
-            Self::Config(_) | Self::Store(_) | Self::AdminToken { .. } => None,
+            Self::Config(_) | Self::Store(_) | Self::Tls(_) | Self::AdminToken { .. } => None,
             Self::Upstream { .. } => Some("correct its table in the configuration file"),
             Self::DefaultUpstream { .. } => Some("configure it, or choose another"),
             Self::Listen { source, .. } => Some(match source.kind() {

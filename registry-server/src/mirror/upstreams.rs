@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use registry_core::{Limits, Upstream, UpstreamEntry, UpstreamId, Upstreams};
 
-use super::files::{self, Stamp};
 use crate::config::{Config, UpstreamConfig};
+use crate::files::{self, Stamp};
 use crate::metrics::Metrics;
 use crate::upstream::{HttpUpstream, HttpUpstreamConfig, HttpUpstreamConfigError, SystemTrust};
 

@@ -21,11 +21,17 @@ use registry_core::{
     RangeRequest, RegistryCache, Repository, StoreError, Stores, Tag, UpstreamEntry, UpstreamId,
     UpstreamPolicy, Upstreams,
 };
-use registry_server::front::{FrontLimits, Server, ServerOptions};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use registry_server::front::{FrontLimits, Server, ServerOptions, Tls, TlsFiles};
+use registry_server::testing::FixtureTls;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 /// No test waits longer for anything.
@@ -47,6 +53,7 @@ pub(crate) struct Mirror {
     pub(crate) quay: Arc<ScriptedUpstream>,
     pub(crate) local: Arc<ScriptedUpstream>,
     pub(crate) cache: RegistryCache,
+    secured: Option<Secured>,
     shutdown: CancellationToken,
     running: JoinSet<()>,
 }
@@ -58,6 +65,55 @@ pub(crate) struct Setup {
     pub(crate) policy: UpstreamPolicy,
     pub(crate) cache_limits: registry_core::Limits,
     pub(crate) blobs: Blobs,
+    /// Whether the mirror speaks TLS.
+    pub(crate) secured: bool,
+}
+
+/// A certificate, and the folder that the mirror finds it in.
+pub(crate) struct Secured {
+    pub(crate) files: TlsFiles,
+    authority: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Secured {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = TlsFiles {
+            cert_file: folder.path().join("cert.pem"),
+            key_file: folder.path().join("key.pem"),
+        };
+        let mut secured = Self {
+            files,
+            authority: String::new(),
+            _folder: folder,
+        };
+        secured.exchange();
+        secured
+    }
+
+    /// Puts another certificate into the files, of an authority of its own.
+    pub(crate) fn exchange(&mut self) {
+        let fixture = FixtureTls::generate();
+        std::fs::write(&self.files.cert_file, &fixture.server_cert_pem).unwrap();
+        std::fs::write(&self.files.key_file, &fixture.server_key_pem).unwrap();
+        self.authority = fixture.ca_pem;
+    }
+
+    /// A client that trusts the certificate that stands in the files, and speaks these protocols.
+    pub(crate) fn client(&self, protocols: &[&[u8]]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_slice(self.authority.as_bytes()).unwrap();
+        roots.add(authority).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        config
+    }
 }
 
 /// What blobs are served from.
@@ -105,7 +161,10 @@ impl Mirror {
         }
         let clock = Arc::new(registry_core::SystemClock);
         let cache = RegistryCache::with(stores, upstreams, setup.cache_limits, clock);
+        let secured = setup.secured.then(Secured::new);
+        let tls = secured.as_ref().map(|it| Tls::open(it.files.clone()));
         let options = ServerOptions {
+            tls: tls.transpose().unwrap(),
             limits: setup.limits,
             ..ServerOptions::new(UpstreamId::parse("docker.io").unwrap())
         };
@@ -124,13 +183,36 @@ impl Mirror {
             quay,
             local,
             cache,
+            secured,
             shutdown,
             running,
         }
     }
 
     pub(crate) async fn connect(&self) -> Client {
-        Client::connect(self.address).await
+        match &self.secured {
+            Some(_) => Client::over(self.handshake(&[b"http/1.1"]).await.unwrap()),
+            None => Client::connect(self.address).await,
+        }
+    }
+
+    /// The certificate of a mirror that speaks TLS.
+    pub(crate) fn secured(&mut self) -> &mut Secured {
+        self.secured.as_mut().expect("it was set up to speak TLS")
+    }
+
+    /// A secured connection of a client that speaks these protocols.
+    pub(crate) async fn handshake(
+        &self,
+        protocols: &[&[u8]],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let secured = self.secured.as_ref().expect("it was set up to speak TLS");
+        let config = secured.client(protocols);
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let connected = timeout(PATIENCE, connector.connect(name, stream)).await;
+        connected.expect("the handshake ends in time")
     }
 
     /// One request on a connection of its own.
@@ -164,14 +246,22 @@ impl Mirror {
 
 /// A connection to the mirror.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     read: Vec<u8>,
 }
 
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub(crate) fn over(stream: impl Socket + 'static) -> Self {
         Self {
-            stream: TcpStream::connect(address).await.unwrap(),
+            stream: Box::new(stream),
             read: Vec::new(),
         }
     }
