@@ -5,6 +5,9 @@
 //! may implement all five. `testing::conformance` (feature `testing`) holds an implementation against
 //! every promise made here.
 //!
+//! What a store has in memory it may tell at once, without a future (`…_at_hand`): that is what a hit
+//! costs. One that has nothing there leaves these methods as they are.
+//!
 //! Absence is data (`Ok(None)`), never an error. Every method may be called from many tasks at
 //! once. Dropping a future leaves the store as if the call had either not begun or completed.
 
@@ -234,6 +237,12 @@ pub trait ManifestStore: Send + Sync + 'static {
     /// [`StoreError`], where it cannot be told.
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>>;
 
+    /// The same, where it can be told at once. `None` tells nothing: it has to be asked for.
+    fn manifest_at_hand(&self, digest: Digest) -> Option<Manifest> {
+        let _ = digest;
+        None
+    }
+
     /// Keeps a manifest. One that is kept already keeps its media type.
     ///
     /// # Durability
@@ -276,6 +285,12 @@ pub trait TagStore: Send + Sync + 'static {
         origin: &'a Origin,
         tag: &'a Tag,
     ) -> BoxFuture<'a, Result<Option<TagRecord>, StoreError>>;
+
+    /// The same, where it can be told at once. `None` tells nothing: it has to be asked for.
+    fn tag_at_hand(&self, origin: &Origin, tag: &Tag) -> Option<TagRecord> {
+        let _ = (origin, tag);
+        None
+    }
 
     /// Records a tag, in place of what was recorded of it: who asks once this has returned is told of
     /// nothing else.
@@ -355,6 +370,12 @@ pub trait LinkStore: Send + Sync + 'static {
         target: LinkTarget,
     ) -> BoxFuture<'a, Result<Option<Link>, StoreError>>;
 
+    /// The same, where it can be told at once. `None` tells nothing: it has to be asked for.
+    fn link_at_hand(&self, origin: &Origin, target: LinkTarget) -> Option<Link> {
+        let _ = (origin, target);
+        None
+    }
+
     /// Links all of `links`, or none. A link that exists keeps its size where the new one has none.
     ///
     /// # Errors
@@ -366,9 +387,9 @@ pub trait LinkStore: Send + Sync + 'static {
         links: Vec<Link>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Whether all of `links` are known to be made, so that [`Self::link`] would change nothing: as far
-    /// as that can be told at once. A store that would have to look says `false`.
-    fn knows_links(&self, origin: &Origin, links: &[Link]) -> bool {
+    /// Whether all of `links` are made, so that [`Self::link`] would change nothing, where that can be
+    /// told at once. `false` tells nothing.
+    fn has_at_hand(&self, origin: &Origin, links: &[Link]) -> bool {
         let _ = (origin, links);
         false
     }

@@ -331,8 +331,12 @@ fn bytes_of(range: Option<RangeRequest>, size: u64) -> ByteRange {
 }
 
 impl ManifestStore for DiskStore {
+    fn manifest_at_hand(&self, digest: Digest) -> Option<Manifest> {
+        self.shared.hot_manifest(digest)
+    }
+
     fn manifest(&self, digest: Digest) -> BoxFuture<'_, Result<Option<Manifest>, StoreError>> {
-        if let Some(manifest) = self.shared.hot_manifest(digest) {
+        if let Some(manifest) = self.manifest_at_hand(digest) {
             return Box::pin(ready(Ok(Some(manifest))));
         }
         let load = move |folder: &Folder| folder.manifest(digest);
@@ -354,13 +358,16 @@ impl ManifestStore for DiskStore {
 }
 
 impl TagStore for DiskStore {
+    fn tag_at_hand(&self, origin: &Origin, tag: &Tag) -> Option<TagRecord> {
+        self.shared.hot()?.rows.tag(origin, tag)
+    }
+
     fn tag<'a>(
         &'a self,
         origin: &'a Origin,
         tag: &'a Tag,
     ) -> BoxFuture<'a, Result<Option<TagRecord>, StoreError>> {
-        let hot = self.shared.hot().and_then(|hot| hot.rows.tag(origin, tag));
-        if let Some(record) = hot {
+        if let Some(record) = self.tag_at_hand(origin, tag) {
             return Box::pin(ready(Ok(Some(record))));
         }
         let (origin, tag) = (origin.clone(), tag.clone());
@@ -402,13 +409,21 @@ impl TagStore for DiskStore {
 }
 
 impl LinkStore for DiskStore {
+    fn link_at_hand(&self, origin: &Origin, target: LinkTarget) -> Option<Link> {
+        self.shared.hot()?.rows.link(origin, target)
+    }
+
+    fn has_at_hand(&self, origin: &Origin, links: &[Link]) -> bool {
+        let hot = self.shared.hot();
+        hot.is_some_and(|hot| hot.rows.has_links(origin, links))
+    }
+
     fn linked<'a>(
         &'a self,
         origin: &'a Origin,
         target: LinkTarget,
     ) -> BoxFuture<'a, Result<Option<Link>, StoreError>> {
-        let hot = self.shared.hot();
-        if let Some(link) = hot.and_then(|hot| hot.rows.link(origin, target)) {
+        if let Some(link) = self.link_at_hand(origin, target) {
             return Box::pin(ready(Ok(Some(link))));
         }
         let origin = origin.clone();
@@ -424,11 +439,6 @@ impl LinkStore for DiskStore {
         let origin = origin.clone();
         let link = move |folder: &Folder| folder.link(&origin, &links);
         Box::pin(self.shared.changing_manifests(StoreOperation::Index, link))
-    }
-
-    fn knows_links(&self, origin: &Origin, links: &[Link]) -> bool {
-        let hot = self.shared.hot();
-        hot.is_some_and(|hot| hot.rows.has_links(origin, links))
     }
 
     fn unlink<'a>(

@@ -202,6 +202,9 @@ async fn a_closed_store_tells_nothing_from_memory() {
     let (at, digest) = (origin(), mirror.manifest.digest());
     let target = LinkTarget::Manifest(digest);
     let latest = Tag::parse("latest").unwrap();
+    assert!(mirror.store.manifest_at_hand(digest).is_none());
+    assert!(mirror.store.link_at_hand(&at, target).is_none());
+    assert!(mirror.store.tag_at_hand(&at, &latest).is_none());
     assert!(mirror.store.manifest(digest).await.is_err());
     assert!(mirror.store.linked(&at, target).await.is_err());
     assert!(mirror.store.tag(&at, &latest).await.is_err());

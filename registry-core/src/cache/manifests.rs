@@ -53,7 +53,11 @@ impl RegistryCache {
 impl Inner {
     /// A manifest that the store holds; one that it cannot read is not held.
     pub(super) async fn stored_manifest(&self, digest: Digest) -> Option<Manifest> {
-        let manifest = self.stores.manifests.manifest(digest);
+        let manifests = &self.stores.manifests;
+        if let Some(manifest) = manifests.manifest_at_hand(digest) {
+            return Some(manifest);
+        }
+        let manifest = manifests.manifest(digest);
         self.store(StoreOperation::Index, manifest).await.ok()?
     }
 
@@ -185,7 +189,7 @@ impl Inner {
     pub(super) async fn grant_manifest(self: &Arc<Self>, origin: &Origin, manifest: &Manifest) {
         let links = links_with(manifest);
         // As where a tag still names what it named: then there is nothing to find room for.
-        if self.stores.links.knows_links(origin, &links) {
+        if self.stores.links.has_at_hand(origin, &links) {
             self.forget_absent(origin, &links);
             return;
         }

@@ -274,7 +274,11 @@ impl Inner {
 
     /// The link that grants access, or `None`; a store that cannot tell grants none.
     async fn linked(&self, origin: &Origin, target: LinkTarget) -> Option<Link> {
-        let linked = self.stores.links.linked(origin, target);
+        let links = &self.stores.links;
+        if let Some(link) = links.link_at_hand(origin, target) {
+            return Some(link);
+        }
+        let linked = links.linked(origin, target);
         self.store(StoreOperation::Index, linked)
             .await
             .ok()

@@ -136,7 +136,11 @@ impl Inner {
     }
 
     async fn recorded(&self, origin: &Origin, tag: &Tag) -> Option<TagRecord> {
-        let record = self.stores.tags.tag(origin, tag);
+        let tags = &self.stores.tags;
+        if let Some(record) = tags.tag_at_hand(origin, tag) {
+            return Some(record);
+        }
+        let record = tags.tag(origin, tag);
         self.store(StoreOperation::Index, record).await.ok()?
     }
 

@@ -130,6 +130,7 @@ pub async fn a_removed_manifest_can_come_back(store: Arc<dyn ManifestStore>) {
         let digest = manifest.digest();
         assert!(store.remove_manifest(digest).await.expect("remove"));
         assert!(!store.remove_manifest(digest).await.expect("remove again"));
+        assert_eq!(store.manifest_at_hand(digest), None);
         assert_eq!(get(&*store, &manifest).await, None);
     }
     assert_eq!(get(&*store, &other).await.as_ref(), Some(&other));

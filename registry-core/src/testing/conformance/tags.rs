@@ -93,6 +93,8 @@ pub async fn what_was_told_is_not_told_again_when_it_changed(store: Arc<dyn TagS
     let at = origin("x", "a");
     let is = async |expected: Option<TagRecord>| {
         for _ in 0..2 {
+            let at_hand = store.tag_at_hand(&at, &tag("latest"));
+            assert!(at_hand.is_none() || at_hand == expected, "{at_hand:?}");
             assert_eq!(get(&*store, &at, "latest").await, expected);
         }
     };
