@@ -17,7 +17,7 @@ use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
-use crate::front::body::{AnswerBody, BodyError};
+use crate::front::body::{self, AnswerBody, BodyError};
 use crate::front::wire::Marks;
 
 /// Bytes of a frame's head.
@@ -123,10 +123,16 @@ impl Body for StreamBody {
         let this = &mut *self;
         while this.rest.is_empty() {
             match Pin::new(&mut this.body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(body::Chunk::Bytes(bytes)) => this.rest = bytes,
+                    // There is no outbox for it, and what stands for it is never sent in its place.
+                    Ok(body::Chunk::File(placeholder)) => {
+                        let missing = placeholder.remaining() as u64;
+                        return Poll::Ready(Some(Err(BodyError::Length { missing })));
+                    }
                     // A body of ours has no trailers.
-                    this.rest = frame.into_data().unwrap_or_default();
-                }
+                    Err(_) => {}
+                },
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
@@ -251,5 +257,65 @@ impl Future for Watched {
             Poll::Ready(()) => Poll::Ready(()),
             Poll::Pending => this.poll_standstill(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const STANDSTILL: Duration = Duration::from_secs(60);
+
+    fn chunk(outgoing: &Arc<Outgoing>, bytes: &'static [u8]) -> Chunk {
+        outgoing
+            .held
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Chunk {
+            bytes: Bytes::from_static(bytes),
+            outgoing: Arc::clone(outgoing),
+        }
+    }
+
+    fn watched(outgoing: &Arc<Outgoing>) -> Watched {
+        let stream = Stream {
+            future: Box::pin(pending()),
+            outgoing: Arc::clone(outgoing),
+        };
+        Watched::new(stream, STANDSTILL)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_client_that_takes_nothing_of_what_waits_is_given_up() {
+        let outgoing = Arc::new(Outgoing::default());
+        let mut watched = watched(&outgoing);
+        let a_little = STANDSTILL - Duration::from_millis(1);
+        // Nothing waits for it: it is the mirror that it waits for.
+        assert!(timeout(STANDSTILL * 2, &mut watched).await.is_err());
+        let mut chunk = chunk(&outgoing, b"waiting");
+        for _ in 0..4 {
+            assert!(timeout(a_little, &mut watched).await.is_err());
+            chunk.advance(1);
+        }
+        let given_up = timeout(STANDSTILL * 2, &mut watched).await;
+        given_up.expect("it takes nothing more");
+    }
+
+    #[test]
+    fn what_has_left_is_told_from_what_never_will() {
+        let outgoing = Arc::new(Outgoing::default());
+        let (mut one, two) = (chunk(&outgoing, b"12345"), chunk(&outgoing, b"67"));
+        one.advance(2);
+        let marks = outgoing.marks();
+        assert_eq!((marks.written(), marks.flushes()), (2, 0));
+        one.advance(3);
+        assert_eq!((marks.written(), marks.flushes()), (5, 0));
+        assert!(outgoing.is_waiting());
+        drop((one, two));
+        assert_eq!((marks.written(), marks.flushes()), (5, 0));
+        assert!(!outgoing.is_waiting());
     }
 }
