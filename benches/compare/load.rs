@@ -13,6 +13,8 @@ use crate::process::command;
 /// Connections that are kept alive, and threads that they are spread over.
 const CONNECTIONS: usize = 32;
 const THREADS: usize = 2;
+/// How late an answer may be that wrk still counts.
+const LATE_MAX: &str = "--timeout=30s";
 
 /// Requests a second by wrk: all of them 200, with bodies of this length.
 pub(crate) fn wrk(
@@ -26,7 +28,7 @@ pub(crate) fn wrk(
         .arg(format!("-t{THREADS}"))
         .arg(format!("-c{CONNECTIONS}"))
         .arg(format!("-d{}s", time.as_secs().max(1)))
-        .args(["-H", &format!("Accept: {ACCEPT}")])
+        .args([LATE_MAX, "-H", &format!("Accept: {ACCEPT}")])
         .arg(format!("http://{address}{path}"))
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

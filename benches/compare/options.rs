@@ -88,6 +88,7 @@ impl Options {
         };
         if let Some(rounds) = self.rounds {
             scale.rounds = rounds;
+            scale.long_rounds = scale.long_rounds.min(rounds);
         }
         scale
     }
