@@ -13,6 +13,7 @@ use clap::Parser as _;
 use registry_core::testing::ScriptedUpstream;
 use registry_core::{Repository, RetentionRule, UpstreamEntry, UpstreamId, UpstreamPolicy};
 use registry_server::config::{AdminToken, Config, ConfigErrors, Flags, LogFilter, LogFormat};
+use registry_server::testing::FixtureTls;
 use registry_server::upstream::{Budgets, Proxies};
 use registry_storage::Reserve;
 use tempfile::TempDir;
@@ -1315,10 +1316,13 @@ const README: &str = include_str!("../../README.md");
 /// A folder with everything that the README's configuration files name.
 fn described_folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
+    let tls = FixtureTls::generate();
     for (name, text) in [
         ("ca.pem", ""),
         ("password", "a password"),
         ("admin-token", "a token"),
+        ("tls.pem", &*tls.server_cert_pem),
+        ("tls-key.pem", &*tls.server_key_pem),
         ("hub-token", "a token"),
         ("config.json", "{\"auths\":{}}"),
         ("docker-credential-ecr-login", ""),
@@ -1349,7 +1353,81 @@ fn every_configuration_in_the_readme_can_be_pasted() {
         with_credentials += usize::from(upstreams.any(|it| !it.credentials.is_empty()));
         pasted += 1;
     }
-    assert_eq!((pasted, with_credentials), (8, 2));
+    assert_eq!((pasted, with_credentials), (9, 2));
+}
+
+/// A folder with two certificates and their keys: `cert.pem`, `key.pem`, `cert-2.pem`, `key-2.pem`.
+fn certificates() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for end in ["", "-2"] {
+        let fixture = FixtureTls::generate();
+        let file = |kind: &str| folder.path().join(format!("{kind}{end}.pem"));
+        fs::write(file("cert"), fixture.server_cert_pem).unwrap();
+        fs::write(file("key"), fixture.server_key_pem).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn a_certificate_has_three_names_and_the_higher_layer_wins() {
+    let folder = certificates();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let both = |end: &str| {
+        let [cert, key] = ["cert", "key"].map(|kind| file(&format!("{kind}{end}.pem")));
+        format!("tls_cert_file = {cert:?}\ntls_key_file = {key:?}")
+    };
+    assert!(Setting::default().config().tls.is_none());
+    let by_file = || Setting::default().file(both(""));
+    let tls = by_file().config().tls.unwrap();
+    assert_eq!(tls.cert_file, folder.path().join("cert.pem"));
+    let by_env = || {
+        by_file()
+            .env("REGISTRY_TLS_CERT_FILE", &file("cert-2.pem"))
+            .env("REGISTRY_TLS_KEY_FILE", &file("key-2.pem"))
+    };
+    let tls = by_env().config().tls.unwrap();
+    assert_eq!(tls.key_file, folder.path().join("key-2.pem"));
+    let by_flag = by_env()
+        .flag("--tls-cert-file", &file("cert.pem"))
+        .flag("--tls-key-file", &file("key.pem"));
+    let tls = by_flag.config().tls.unwrap();
+    assert_eq!(tls.key_file, folder.path().join("key.pem"));
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_is_told_where_it_is_named() {
+    let folder = certificates();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let alone = Setting::default().flag("--tls-cert-file", &file("cert.pem"));
+    assert_eq!(
+        alone.errors(),
+        ["--tls-cert-file: needs tls_key_file beside it"]
+    );
+    let alone = Setting::default().env("REGISTRY_TLS_KEY_FILE", &file("key.pem"));
+    assert_eq!(
+        alone.errors(),
+        ["REGISTRY_TLS_KEY_FILE: needs tls_cert_file beside it"]
+    );
+    let unlike = Setting::default()
+        .flag("--tls-cert-file", &file("cert.pem"))
+        .env("REGISTRY_TLS_KEY_FILE", &file("key-2.pem"));
+    let [error] = &unlike.errors()[..] else {
+        panic!("one mistake")
+    };
+    assert!(error.starts_with("REGISTRY_TLS_KEY_FILE: "), "{error}");
+    assert!(
+        error.contains("holds the key of another certificate"),
+        "{error}"
+    );
+    // A relative path is meant from the folder of the file that names it.
+    let absent = Setting::default().file("tls_cert_file = \"no.pem\"\ntls_key_file = \"no.key\"");
+    let [error] = &absent.errors()[..] else {
+        panic!("one mistake")
+    };
+    assert!(
+        error.starts_with("registry.toml:1: tls_cert_file: no.pem cannot be read: "),
+        "{error}"
+    );
 }
 
 /// The keys that an unknown one is told there are.

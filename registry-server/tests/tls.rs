@@ -137,14 +137,18 @@ fn blob(mirror: &Mirror, size: usize, seed: u64) -> (String, Bytes) {
     (format!("/v2/org/app/blobs/{digest}?ns=quay.io"), bytes)
 }
 
-/// The same, with what upstream does once it has sent so many bytes of it.
-fn scripted(mirror: &Mirror, size: usize, then: Vec<Piece>) -> (String, Bytes) {
-    let (target, bytes) = blob(mirror, size, 7);
-    let mut pieces = vec![Piece::Bytes(bytes.slice(..size / 2))];
-    pieces.extend(then);
-    let script = BodyScript::new(Some(size as u64), pieces);
+/// A blob whose second half comes once the gate is open.
+fn gated(mirror: &Mirror) -> (Gate, String, Bytes) {
+    let gate = Gate::new();
+    let (target, bytes) = blob(mirror, 100_000, 7);
+    let pieces = vec![
+        Piece::Bytes(bytes.slice(..50_000)),
+        Piece::Wait(gate.clone()),
+        Piece::Bytes(bytes.slice(50_000..)),
+    ];
+    let script = BodyScript::new(Some(100_000), pieces);
     mirror.quay.once(Call::Blob, Act::Body(script));
-    (target, bytes)
+    (gate, target, bytes)
 }
 
 #[tokio::test]
@@ -318,7 +322,10 @@ fn down() -> UpstreamError {
 /// A body of which all upstreams together cannot give the second half.
 fn broken(mirror: &Mirror, size: usize) -> (String, Bytes) {
     mirror.quay.always(Call::Blob, Act::Fail(down()));
-    let (target, bytes) = scripted(mirror, size, vec![Piece::Fail(down())]);
+    let (target, bytes) = blob(mirror, size, 7);
+    let half = Piece::Bytes(bytes.slice(..size / 2));
+    let script = BodyScript::new(Some(size as u64), vec![half, Piece::Fail(down())]);
+    mirror.quay.once(Call::Blob, Act::Body(script));
     (target, bytes)
 }
 
@@ -376,35 +383,25 @@ async fn a_file_that_is_cut_under_our_feet_breaks_off_after_what_there_was() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_loses_its_stream_and_one_that_takes_little_does_not() {
+async fn a_client_that_takes_nothing_of_a_stream_loses_that_stream() {
     let limits = FrontLimits {
-        write_idle_max: Duration::from_millis(200),
+        write_idle_max: Duration::from_millis(50),
         ..FrontLimits::default()
     };
     let mirror = secured(limits, Blobs::Files).await;
-    let (target, bytes) = blob(&mirror, 1_000_000, 1);
-    let mut builder = h2::client::Builder::new();
-    builder.initial_window_size(20_000);
-    let mut client = Http2::with(&mirror, &builder).await;
-    assert!(client.get(&target).await.body == bytes);
+    let (target, _) = blob(&mirror, 1_000_000, 1);
+    let mut client = Http2::connect(&mirror).await;
     let stuck = client.send("GET", &target, &[]).await.await.unwrap();
-    // Takes a little at a time, for longer than one may take nothing.
-    let slow = client.send("GET", &target, &[]).await.await.unwrap();
-    let mut slow = slow.into_body();
-    let mut taken = 0;
-    while taken < 300_000 {
-        let chunk = slow.data().await.unwrap().unwrap();
-        taken += chunk.len();
-        slow.flow_control().release_capacity(chunk.len()).unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let (got, error) = timeout(PATIENCE, read_body(stuck.into_body()))
-        .await
-        .unwrap();
-    assert!(got.len() < 300_000, "{}", got.len());
-    assert_eq!(error.unwrap().reason(), Some(Reason::CANCEL));
-    let (rest, error) = timeout(PATIENCE, read_body(slow)).await.unwrap();
-    assert!(error.is_none() && rest == bytes[taken..]);
+    let mut body = stuck.into_body();
+    // Takes what comes, and never says that it could take more.
+    let error = loop {
+        match timeout(PATIENCE, body.data()).await.unwrap().unwrap() {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.reason(), Some(Reason::CANCEL));
+    assert_eq!(client.get("/v2/").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -429,15 +426,7 @@ async fn an_idle_connection_is_ended_and_one_with_an_answer_under_way_is_not() {
         ..FrontLimits::default()
     };
     let mirror = secured(limits, Blobs::Memory).await;
-    let gate = Gate::new();
-    let (target, bytes) = blob(&mirror, 100_000, 7);
-    let pieces = vec![
-        Piece::Bytes(bytes.slice(..50_000)),
-        Piece::Wait(gate.clone()),
-        Piece::Bytes(bytes.slice(50_000..)),
-    ];
-    let script = BodyScript::new(Some(100_000), pieces);
-    mirror.quay.once(Call::Blob, Act::Body(script));
+    let (gate, target, bytes) = gated(&mirror);
     let mut client = Http2::connect(&mirror).await;
     let response = client.send("GET", &target, &[]).await.await.unwrap();
     let idle = Http2::connect(&mirror).await;
@@ -451,8 +440,7 @@ async fn an_idle_connection_is_ended_and_one_with_an_answer_under_way_is_not() {
 #[tokio::test]
 async fn answers_under_way_end_before_a_shutdown_does() {
     let mut mirror = secured(FrontLimits::default(), Blobs::Memory).await;
-    let gate = Gate::new();
-    let (target, bytes) = scripted(&mirror, 100_000, vec![Piece::Wait(gate.clone())]);
+    let (gate, target, bytes) = gated(&mirror);
     let mut client = Http2::connect(&mirror).await;
     let response = client.send("GET", &target, &[]).await.await.unwrap();
     let idle = Http2::connect(&mirror).await;
@@ -460,20 +448,16 @@ async fn answers_under_way_end_before_a_shutdown_does() {
     idle.ended().await.unwrap();
     gate.open();
     let (body, error) = read_body(response.into_body()).await;
-    assert!(body.len() <= bytes.len() && error.is_some() == (body != bytes));
+    assert!(error.is_none() && body == bytes);
     client.ended().await.unwrap();
     mirror.ended().await;
 }
 
 #[tokio::test]
-async fn a_certificate_is_renewed_while_the_mirror_runs_and_a_bad_one_is_not_shown() {
+async fn a_certificate_is_renewed_while_the_mirror_runs() {
     let mut mirror = secured(FrontLimits::default(), Blobs::Memory).await;
     let mut there = Http2::connect(&mirror).await;
     assert_eq!(there.get("/v2/").await.status, StatusCode::OK);
-    let (cert_file, key_file) = {
-        let files = &mirror.secured().files;
-        (files.cert_file.clone(), files.key_file.clone())
-    };
     mirror.secured().exchange();
     // The client trusts the new one alone.
     let renewed = async {
@@ -489,11 +473,4 @@ async fn a_certificate_is_renewed_while_the_mirror_runs_and_a_bad_one_is_not_sho
         StatusCode::OK,
         "it keeps its own"
     );
-    std::fs::write(&key_file, "nonsense").unwrap();
-    std::fs::remove_file(&cert_file).unwrap();
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    mirror
-        .handshake(&[b"h2"])
-        .await
-        .expect("the old one is still shown");
 }

@@ -206,3 +206,57 @@ fn stamps_of<P: AsRef<Path>>(paths: &[P]) -> Vec<Stamp> {
         .map(|path| files::stamp(path.as_ref()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustls::server::ResolvesServerCert;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::testing::FixtureTls;
+
+    fn put(files: &TlsFiles, fixture: &FixtureTls) {
+        fs::write(&files.cert_file, &fixture.server_cert_pem).unwrap();
+        fs::write(&files.key_file, &fixture.server_key_pem).unwrap();
+    }
+
+    /// Long enough for several looks; the clock is the test's.
+    async fn look(tls: &Tls) {
+        let watching = timeout(LOOK_INTERVAL * 5, tls.watch()).await;
+        assert!(watching.is_err(), "it goes on for ever");
+    }
+
+    fn resolver(tls: &Tls) -> Arc<dyn ResolvesServerCert> {
+        Arc::clone(&tls.serving().cert_resolver)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_used_leaves_what_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = TlsFiles {
+            cert_file: folder.path().join("cert.pem"),
+            key_file: folder.path().join("key.pem"),
+        };
+        let [first, second] = [(); 2].map(|()| FixtureTls::generate());
+        put(&files, &first);
+        let tls = Tls::open(files.clone()).unwrap();
+        let shown = resolver(&tls);
+        look(&tls).await;
+        assert!(Arc::ptr_eq(&shown, &resolver(&tls)), "nothing has changed");
+        // A certificate without its key, as where one was copied and the other was not.
+        fs::write(&files.cert_file, &second.server_cert_pem).unwrap();
+        look(&tls).await;
+        assert!(Arc::ptr_eq(&shown, &resolver(&tls)));
+        let complaint = tls.shown().complaint.clone().unwrap();
+        assert_eq!(complaint.path, files.key_file);
+        fs::remove_file(&files.cert_file).unwrap();
+        look(&tls).await;
+        assert!(Arc::ptr_eq(&shown, &resolver(&tls)));
+        put(&files, &second);
+        look(&tls).await;
+        assert!(!Arc::ptr_eq(&shown, &resolver(&tls)));
+        assert_eq!(tls.shown().complaint, None);
+    }
+}
