@@ -169,6 +169,9 @@ async fn each_request_is_one_line() {
 
     aborted(&mirror, &lines).await;
     broken(&mirror, &lines).await;
+    for sendfile in [true, false] {
+        from_files(&lines, sendfile).await;
+    }
 }
 
 /// Clients that leave: before the answer, and within it.
@@ -237,4 +240,58 @@ async fn broken(mirror: &Mirror, lines: &Lines) {
         line["error"].as_str().unwrap().contains("refused"),
         "{line}"
     );
+}
+
+/// Bodies that stand in files: whole, left by the client, and cut under the mirror's feet.
+async fn from_files(lines: &Lines, sendfile: bool) {
+    let bytes = sample(32 << 20, 3);
+    let with = async |blobs: Blobs| {
+        let mirror = Mirror::with(Setup {
+            blobs,
+            sendfile: Some(sendfile),
+            ..Setup::default()
+        })
+        .await;
+        let digest = mirror
+            .docker
+            .add_blob(&repository("org/app"), bytes.clone());
+        let target = format!("/v2/org/app/blobs/{digest}");
+        // Fills it.
+        mirror.get(&target).await;
+        lines.next().await;
+        (mirror, target)
+    };
+    let (mirror, target) = with(Blobs::Files).await;
+    let mut client = mirror.connect().await;
+    client.get(&target, &[]).await;
+    client.get(&target, &["Range: bytes=5-6"]).await;
+    for sent in [bytes.len(), 2] {
+        assert_line(
+            &lines.next().await,
+            &json!({ "cache_status": "hit", "bytes": sent, "aborted": null, "error": null }),
+        );
+    }
+    let mut client = mirror.connect().await;
+    client.send(request("GET", &target, &[]).as_bytes()).await;
+    client.head().await;
+    client.bytes(100_000).await;
+    drop(client);
+    let line = lines.next().await;
+    assert_line(&line, &json!({ "aborted": true, "error": null }));
+    let sent = line["bytes"].as_u64().unwrap();
+    assert!((100_000..32 << 20).contains(&sent), "{line}");
+
+    for left in [0, 1 << 20, (32 << 20) - 1] {
+        let (mirror, target) = with(Blobs::CutFiles(left)).await;
+        let mut client = mirror.connect().await;
+        client.send(request("GET", &target, &[]).as_bytes()).await;
+        client.head().await;
+        assert_eq!(client.rest().await.len() as u64, left);
+        let line = lines.next().await;
+        assert_line(
+            &line,
+            &json!({ "status": 200, "bytes": left, "aborted": null }),
+        );
+        assert!(line["error"].is_string(), "{line}");
+    }
 }

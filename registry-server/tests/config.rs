@@ -310,6 +310,20 @@ fn the_log_format_has_three_names_too() {
 }
 
 #[test]
+fn sendfile_has_three_names_and_is_no_text_in_the_file() {
+    let (flag, variable) = ("--sendfile", "REGISTRY_SENDFILE");
+    let is_on = |setting: Setting| setting.config().sendfile;
+    let file = |value| Setting::default().file(format!("sendfile = {value}"));
+    assert!(is_on(Setting::default()));
+    assert!(!is_on(file("false")));
+    assert!(is_on(file("false").env(variable, "true")));
+    assert!(!is_on(file("true").env(variable, "false")));
+    let env = |value| Setting::default().env(variable, value);
+    assert!(!is_on(env("true").flag(flag, "false")));
+    assert!(is_on(env("false").flag(flag, "true")));
+}
+
+#[test]
 fn an_empty_variable_is_not_set() {
     for row in &ROWS {
         let config = Setting::default().env(row.variable, "").config();
@@ -551,6 +565,12 @@ fn mistakes_in_flags_and_environment_name_them() {
             "secret",
             "names an environment variable that is not set",
         ),
+        (
+            "--sendfile",
+            "REGISTRY_SENDFILE",
+            "off",
+            "\"off\" is neither true nor false",
+        ),
         #[cfg(not(feature = "otlp"))]
         (
             "--otlp-endpoint",
@@ -659,6 +679,10 @@ fn mistakes_in_the_file_name_key_and_line() {
         (
             "admin_token_env = \"X\"",
             "1: admin_token_env: names an environment variable that is not set",
+        ),
+        (
+            "sendfile = \"false\"",
+            "1: sendfile: is of type string, and must be true or false",
         ),
         #[cfg(not(feature = "otlp"))]
         (

@@ -68,12 +68,15 @@ fn read_root(
         },
         admin_token_file: root.path("admin_token_file", problems),
         admin_token_env: root.text("admin_token_env", problems),
+        sendfile: None,
         otlp_endpoint: root.text("otlp_endpoint", problems),
         log: root.text("log", problems),
         log_format: root.text("log_format", problems),
     };
+    let sendfile = root.boolean("sendfile", problems);
     root.refuse_the_rest(problems);
     let mut layer = texts.read(problems);
+    layer.sendfile = sendfile;
     for (name, mut table) in upstreams {
         let credentials = credentials::read(&mut table, env, problems);
         let rules = repository::read(&mut table, problems);

@@ -93,6 +93,11 @@ pub struct Flags {
     #[arg(long, value_name = "NAME")]
     admin_token_env: Option<String>,
 
+    /// Whether the kernel sends stored blobs by itself: true or false. Turn it off where the file
+    /// system of the data folder cannot [env: REGISTRY_SENDFILE] [default: true]
+    #[arg(long, value_name = "BOOL")]
+    sendfile: Option<String>,
+
     /// Where traces are sent to, by OTLP over HTTP; only in builds with the feature `otlp`
     /// [env: REGISTRY_OTLP_ENDPOINT]
     #[arg(long, value_name = "URL")]
@@ -138,6 +143,7 @@ impl Flags {
             },
             admin_token_file: self.admin_token_file.map(path("--admin-token-file")),
             admin_token_env: self.admin_token_env.map(flag("--admin-token-env")),
+            sendfile: self.sendfile.map(flag("--sendfile")),
             otlp_endpoint: self.otlp_endpoint.map(flag("--otlp-endpoint")),
             log: self.log.map(flag("--log")),
             log_format: self.log_format.map(flag("--log-format")),
@@ -200,6 +206,7 @@ pub(super) fn environment(
         },
         admin_token_file: path("REGISTRY_ADMIN_TOKEN_FILE"),
         admin_token_env: text("REGISTRY_ADMIN_TOKEN_ENV"),
+        sendfile: text("REGISTRY_SENDFILE"),
         otlp_endpoint: text("REGISTRY_OTLP_ENDPOINT"),
         log: text("REGISTRY_LOG"),
         log_format: text("REGISTRY_LOG_FORMAT"),

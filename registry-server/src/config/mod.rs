@@ -85,6 +85,8 @@ pub struct Config {
     pub reserve: Reserve,
     /// How often and how fast what is kept is checked.
     pub verification: Verification,
+    /// Whether the kernel sends stored blobs by itself, where it can.
+    pub sendfile: bool,
     /// Where traces are sent to, in builds that can.
     pub otlp_endpoint: Option<Url>,
     /// What to log.
@@ -110,6 +112,7 @@ impl Default for Config {
             retention: Retention::default(),
             reserve: retention::default_reserve(),
             verification: Verification::default(),
+            sendfile: true,
             otlp_endpoint: None,
             log: LogFilter::default(),
             log_format: LogFormat::default(),
@@ -191,6 +194,7 @@ impl Config {
             retention,
             reserve,
             verification,
+            sendfile: layer.sendfile.unwrap_or(default.sendfile),
             otlp_endpoint: layer.otlp_endpoint,
             log: layer.log.unwrap_or(default.log),
             log_format: layer.log_format.unwrap_or(default.log_format),

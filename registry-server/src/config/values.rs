@@ -194,6 +194,12 @@ pub(super) fn pattern(id: &UpstreamId, text: &str) -> Result<RepositoryPattern, 
     }
 }
 
+/// What is on or off, where the file would have a boolean.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is neither true nor false"))
+}
+
 /// Where traces are sent to.
 pub(super) fn otlp_endpoint(text: &str) -> Result<Url, String> {
     if cfg!(not(feature = "otlp")) {

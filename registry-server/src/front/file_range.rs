@@ -30,7 +30,7 @@ const READY_CHUNK_BYTES: usize = 64 << 10;
 
 /// Bytes of a file that the kernel is told to send at a time: so many that naming them costs
 /// nothing beside sending them, and so few that a disk reads them in one go.
-pub(super) const WINDOW_BYTES: usize = 1 << 20;
+pub(super) const WINDOW_BYTES: usize = 2 << 20;
 
 /// No page is smaller, so that a byte read of each brings all of them into memory.
 const PAGE_BYTES: usize = 4 << 10;
@@ -88,7 +88,7 @@ pub(crate) struct FileRange {
 impl FileRange {
     pub(super) fn new(file: Arc<File>, range: ByteRange) -> Self {
         Self {
-            file: SharedFile(Some(file)),
+            file: SharedFile::new(file),
             next: range.start(),
             end: range.end(),
             reading: None,
@@ -244,6 +244,10 @@ fn warm(file: &File, start: u64, end: u64) -> io::Result<()> {
 pub(super) struct SharedFile(Option<Arc<File>>);
 
 impl SharedFile {
+    pub(super) fn new(file: Arc<File>) -> Self {
+        Self(Some(file))
+    }
+
     pub(super) fn get(&self) -> &File {
         self.0.as_ref().expect("it is taken only by drop")
     }

@@ -31,6 +31,8 @@ impl MirrorBuilder {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 admin_listen: None,
                 upstreams: BTreeMap::new(),
+                #[cfg(feature = "testing")]
+                sendfile: crate::testing::sends_files(),
                 ..Config::default()
             }),
             knows_public: true,
@@ -136,6 +138,12 @@ impl MirrorBuilder {
     /// How long to keep what nobody pulls, in place of as long as there is room.
     pub fn max_idle(mut self, limit: Duration) -> Self {
         self.parts.config.retention.idle_max = Some(limit);
+        self
+    }
+
+    /// Whether the kernel sends stored blobs by itself, where it can, in place of that it does.
+    pub fn sendfile(mut self, is_on: bool) -> Self {
+        self.parts.config.sendfile = is_on;
         self
     }
 

@@ -68,6 +68,7 @@ pub(super) fn needs_restart(started: &Config, new: &Config) -> Vec<String> {
             "default_upstream",
             started.default_upstream == new.default_upstream,
         ),
+        ("sendfile", started.sendfile == new.sendfile),
         ("otlp_endpoint", started.otlp_endpoint == new.otlp_endpoint),
         ("log", started.log == new.log),
         ("log_format", started.log_format == new.log_format),

@@ -198,6 +198,7 @@ impl Mirror {
         let options = ServerOptions {
             tls,
             limits: front_limits,
+            sendfile: config.sendfile,
             metrics,
             admin,
             ..ServerOptions::new(config.default_upstream.clone())

@@ -76,6 +76,12 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// The media type of a blob that belongs to no image.
 const BLOB_MEDIA_TYPE: &str = "application/octet-stream";
 
+/// Whether the mirrors that tests start leave files to the kernel: what `REGISTRY_SENDFILE` says, so
+/// that a whole suite can be run either way.
+pub fn sends_files() -> bool {
+    std::env::var("REGISTRY_SENDFILE").as_deref() != Ok("false")
+}
+
 /// A registry in this process. It serves until it is stopped or dropped.
 ///
 /// Everything but the waiting is synchronous, so that it may be set up from anywhere; all methods

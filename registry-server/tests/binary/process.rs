@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use registry_server::testing::sends_files;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything is waited for before the test fails.
@@ -18,6 +19,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_registry-server"));
     command.env_clear().stdin(Stdio::null());
+    command.env("REGISTRY_SENDFILE", sends_files().to_string());
     command
 }
 

@@ -22,12 +22,12 @@ use registry_core::{
     UpstreamPolicy, Upstreams,
 };
 use registry_server::front::{FrontLimits, Server, ServerOptions, Tls, TlsFiles};
-use registry_server::testing::FixtureTls;
+use registry_server::testing::{FixtureTls, sends_files};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -67,6 +67,10 @@ pub(crate) struct Setup {
     pub(crate) blobs: Blobs,
     /// Whether the mirror speaks TLS.
     pub(crate) secured: bool,
+    /// In place of what `blobs` says.
+    pub(crate) store: Option<Arc<dyn BlobStore>>,
+    /// Whether the kernel sends files; where it is not said, the environment says so.
+    pub(crate) sendfile: Option<bool>,
 }
 
 /// A certificate, and the folder that the mirror finds it in.
@@ -159,6 +163,9 @@ impl Mirror {
             let panics = matches!(setup.blobs, Blobs::Panicking);
             stores.blobs = Arc::new(FileBacked(memory, len, panics));
         }
+        if let Some(store) = setup.store {
+            stores.blobs = store;
+        }
         let clock = Arc::new(registry_core::SystemClock);
         let cache = RegistryCache::with(stores, upstreams, setup.cache_limits, clock);
         let secured = setup.secured.then(Secured::new);
@@ -166,6 +173,7 @@ impl Mirror {
         let options = ServerOptions {
             tls: tls.transpose().unwrap(),
             limits: setup.limits,
+            sendfile: setup.sendfile.unwrap_or_else(sends_files),
             ..ServerOptions::new(UpstreamId::parse("docker.io").unwrap())
         };
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -262,6 +270,16 @@ impl Client {
     pub(crate) fn over(stream: impl Socket + 'static) -> Self {
         Self {
             stream: Box::new(stream),
+            read: Vec::new(),
+        }
+    }
+
+    /// One whose socket takes little at a time.
+    pub(crate) async fn connect_small(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        Self {
+            stream: socket.connect(address).await.unwrap(),
             read: Vec::new(),
         }
     }

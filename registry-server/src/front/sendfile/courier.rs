@@ -13,8 +13,9 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::Outbox;
 use crate::front::file_range::{FILE_CHUNK_BYTES, SharedFile, read_at};
 
-/// Bytes of files that are sent before other connections have their turn.
-const TURN_BYTES: usize = 2 << 20;
+/// Bytes of files that are sent, to a client that takes them as fast as they come, before other
+/// connections have their turn: about a millisecond's.
+const TURN_BYTES: usize = 4 << 20;
 
 /// Sends what waits in an outbox.
 #[derive(Debug)]
@@ -106,7 +107,11 @@ impl Courier {
         if !self.outbox.is_refused() {
             match when_writable(socket, cx, || send_file(socket, &file, offset, len)) {
                 Ok(Some(count)) => return self.sent(count),
-                Ok(None) => return Ok(Step::Full),
+                Ok(None) => {
+                    // Others have theirs now.
+                    self.turn = 0;
+                    return Ok(Step::Full);
+                }
                 Err(error) if is_refusal(&error) => self.outbox.refuse(),
                 Err(error) if is_clients(&error) => return Err(Failure::Client(error)),
                 Err(error) => return Err(Failure::File(error)),

@@ -34,6 +34,8 @@
 //! placeholder is made only for what was seen there ([`FileRange`](super::file_range::FileRange)).
 
 mod courier;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt;
