@@ -9,8 +9,19 @@ pub struct Limits {
     pub manifest_bytes_max: usize,
     /// Bytes at the end of a blob that no client gets before its digest matches (I2).
     pub held_back_bytes: u64,
-    /// Bytes that a reader of a fill gets at a time.
+    /// Bytes that a reader of a fill gets at a time, where it is given bytes.
     pub chunk_bytes: usize,
+    /// Bytes of a fill's file that a reader is given at a time. What a fill is found to be wrong
+    /// for is sent no further than the slice that is being sent.
+    pub slice_bytes_max: u64,
+    /// Bytes of a download that are taken at a time to be hashed and written: as many as have come
+    /// already, and the first piece of them in any case. One piece may be longer.
+    pub batch_bytes_max: u64,
+    /// In how many pieces those may have come.
+    pub batch_pieces_max: usize,
+    /// Up to how many bytes are hashed on the thread that received them: to hand so few to another
+    /// costs more than to hash them.
+    pub hashed_inline_bytes_max: u64,
     /// How far past what a fill has reached a range may begin and still be waited for; further
     /// ahead, a part is fetched there on a request of its own.
     pub range_ahead_bytes_max: u64,
@@ -130,6 +141,10 @@ impl Default for Limits {
             manifest_bytes_max: 4 << 20,
             held_back_bytes: 16 << 10,
             chunk_bytes: 64 << 10,
+            slice_bytes_max: 1 << 20,
+            batch_bytes_max: 512 << 10,
+            batch_pieces_max: 256,
+            hashed_inline_bytes_max: 16 << 10,
             range_ahead_bytes_max: 4 << 20,
             segment_bytes_min: 1 << 20,
             segment_bytes_max: 4 << 20,

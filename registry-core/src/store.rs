@@ -168,6 +168,32 @@ pub trait BlobSink: Send + Sync + 'static {
     /// committed any more; any other where the bytes could not be written, after which it cannot.
     fn write_at(&self, offset: u64, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Writes `chunks` one behind the other from `offset` on: [`Self::write_at`] in one go, where the
+    /// store can do that.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`Self::write_at`]; any part of any of them may be written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::write_at`].
+    fn write_chunks_at(
+        &self,
+        offset: u64,
+        chunks: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut at = offset;
+            for chunk in chunks {
+                let len = chunk.len() as u64;
+                self.write_at(at, chunk).await?;
+                at += len;
+            }
+            Ok(())
+        })
+    }
+
     /// Says that every byte before `offset` is written, kept ones included: a later sink of the
     /// digest may go on from there. Lower offsets than before are ignored.
     ///
@@ -221,8 +247,12 @@ pub trait SpoolReader: Send + Sync + 'static {
 
     /// The file that the bytes stand in, each at its offset in the blob, where there is such a
     /// file: so that whoever sends them may leave it to the kernel. Only what may be asked of
-    /// [`Self::read_at`] may be read there, by position. After a sink was dropped, what was not
-    /// checkpointed may be cut off there, or be another's bytes of the same digest.
+    /// [`Self::read_at`] may be read there, by position.
+    ///
+    /// What is read there is read late, and nobody learns when. So the sink's end matters: what was
+    /// kept or checkpointed, and what was committed, stays as it is for as long as anybody has the
+    /// file, whatever becomes of the sink. The rest may be cut off there after a drop, or be
+    /// another's bytes of the same digest, or zeros between those: it is not to be read there.
     fn file(&self) -> Option<Arc<std::fs::File>> {
         None
     }

@@ -2,6 +2,7 @@
 //! and stops it on a signal. What is asked of a mirror that runs is [`cli`]'s.
 
 mod cli;
+mod runtimes;
 
 use std::env;
 use std::error::Error;
@@ -14,8 +15,9 @@ use registry_server::config::{Config, ConfigErrors, ConfigSource, Flags};
 use registry_server::hosts_toml::{advertised, hosts_toml};
 use registry_server::logging::{LogFormat, start_logging};
 use registry_server::{Mirror, ReloadError, StartError};
+use runtimes::Runtimes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{debug, error, info, warn};
 
@@ -74,21 +76,21 @@ fn serve(config: Config, source: ConfigSource) -> ExitCode {
         }
     };
     raise_file_limit();
-    let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+    let runtimes = match Runtimes::start() {
+        Ok(runtimes) => runtimes,
         Err(error) => {
             error!(%error, "cannot start threads");
             return ExitCode::FAILURE;
         }
     };
-    let status = runtime.block_on(run(config, source));
+    let status = runtimes.block_on(run(config, source, runtimes.fetching()));
     logging.finish();
     // What still blocks a thread had its time in `Mirror::shutdown`.
-    runtime.shutdown_background();
+    runtimes.shutdown_background();
     status
 }
 
-async fn run(config: Config, source: ConfigSource) -> ExitCode {
+async fn run(config: Config, source: ConfigSource, fetching: Handle) -> ExitCode {
     let format = config.log_format;
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
@@ -111,6 +113,7 @@ async fn run(config: Config, source: ConfigSource) -> ExitCode {
         Ok(mirror) => mirror,
         Err(error) => return give_up(&error, format),
     };
+    mirror.cache().work_on(fetching);
     let announcement = mirror.announcement();
     match format {
         LogFormat::Text if tracing::enabled!(tracing::Level::INFO) => {

@@ -13,6 +13,8 @@ use crate::step::Probe as StepProbe;
 pub(crate) const LIST_PAGE_ENTRIES: usize = 256;
 /// Bytes written to a blob between two looks at the free space.
 pub(crate) const SPACE_CHECK_BYTES: u64 = 16 << 20;
+/// Pieces that are handed to the system in one write: the most that it takes.
+pub(crate) const WRITE_SLICES_MAX: usize = 1_024;
 /// Bytes that an unfinished blob must have come to be worth keeping for a later fill. Of smaller
 /// ones nothing is recorded while they are written.
 pub(crate) const UNFINISHED_BYTES_MIN: u64 = 1 << 20;

@@ -5,17 +5,19 @@
 //! was dropped runs on. So it is left, or removed, by the drop of the [`Writer`], which every write
 //! holds until it is done.
 
-use std::os::unix::fs::FileExt as _;
+use std::fs::File;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use registry_core::{BlobSink, Digest, SpoolReader, StoreError, StoreOperation, Verified};
+use rustix::io::{pwritev, retry_on_intr};
 
 use crate::disk::Shared;
 use crate::folder::{Folder, Left, Partial, Staged, Written};
-use crate::options::{CHECKPOINT_BYTES, SPACE_CHECK_BYTES, UNFINISHED_BYTES_MIN};
+use crate::options::{CHECKPOINT_BYTES, SPACE_CHECK_BYTES, UNFINISHED_BYTES_MIN, WRITE_SLICES_MAX};
 use crate::space::Promise;
 use crate::spool::Spool;
 
@@ -123,9 +125,9 @@ impl Writer {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn write(self: Arc<Self>, offset: u64, chunk: Bytes) -> Result<(), StoreError> {
+    async fn write(self: Arc<Self>, offset: u64, chunks: Vec<Bytes>) -> Result<(), StoreError> {
         let operation = StoreOperation::Write;
-        let len = chunk.len() as u64;
+        let len = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let writing = Writing::begin(&self, len)?;
         let has_to_look = writing.has_to_look;
         let writer = Arc::clone(&self);
@@ -136,7 +138,7 @@ impl Writer {
                     folder.space.check(0)?;
                 }
                 let file = writer.spool.content().file();
-                let written = file.write_all_at(&chunk, offset);
+                let written = write_all(file, offset, &chunks);
                 written.map_err(|source| StoreError::io(operation, source))
             })
         };
@@ -231,6 +233,23 @@ impl Drop for Writer {
     }
 }
 
+/// Writes `chunks` one behind the other, in as few calls of the system as it takes.
+fn write_all(file: &File, mut offset: u64, chunks: &[Bytes]) -> io::Result<()> {
+    let chunks = chunks.iter().filter(|chunk| !chunk.is_empty());
+    let mut slices: Vec<_> = chunks.map(|chunk| IoSlice::new(chunk)).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        let first = &rest[..rest.len().min(WRITE_SLICES_MAX)];
+        let written = retry_on_intr(|| pwritev(file, first, offset))?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut rest, written);
+        offset += written as u64;
+    }
+    Ok(())
+}
+
 /// A write that was begun; dropping it unfinished leaves a sink that nobody knows the bytes of.
 struct Writing<'a> {
     writer: &'a Writer,
@@ -284,7 +303,15 @@ impl BlobSink for DiskSink {
     }
 
     fn write_at(&self, offset: u64, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(Arc::clone(&self.writer).write(offset, chunk))
+        Box::pin(Arc::clone(&self.writer).write(offset, vec![chunk]))
+    }
+
+    fn write_chunks_at(
+        &self,
+        offset: u64,
+        chunks: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(Arc::clone(&self.writer).write(offset, chunks))
     }
 
     fn checkpoint(&self, offset: u64) {

@@ -1,12 +1,15 @@
 //! Reading a blob by position while it is written, and after its sink is gone.
 
-use std::os::unix::fs::FileExt as _;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use registry_core::{SpoolReader, StoreError, StoreOperation};
+use rustix::buffer::spare_capacity;
+use rustix::io::{pread, retry_on_intr};
 
 use crate::disk::Shared;
 use crate::folder::{Content, Folder};
@@ -69,6 +72,10 @@ impl SpoolReader for Spool {
             self.store.blocking(StoreOperation::Read, read).await
         })
     }
+
+    fn file(&self) -> Option<Arc<File>> {
+        Some(Arc::clone(self.content().file()))
+    }
 }
 
 impl Content {
@@ -81,9 +88,23 @@ impl Content {
             let what = "it was not finished, and these bytes of it were given up";
             return Err(StoreError::Corrupt { operation, what });
         }
-        let mut bytes = vec![0; usize::try_from(left).map_or(len, |left| len.min(left))];
-        let read = self.file().read_exact_at(&mut bytes, offset);
-        read.map_err(|source| StoreError::io(operation, source))?;
+        let len = usize::try_from(left).map_or(len, |left| len.min(left));
+        let read = read_exact(self.file(), offset, len);
+        let bytes = read.map_err(|source| StoreError::io(operation, source))?;
         Ok(bytes.into())
     }
+}
+
+/// `len` bytes at `offset`.
+fn read_exact(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        if retry_on_intr(|| pread(file, spare_capacity(&mut bytes), at))? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    // The allocator may give more than was asked for.
+    bytes.truncate(len);
+    Ok(bytes)
 }

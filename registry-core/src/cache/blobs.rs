@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use tokio::time::timeout;
 
 use super::fill::{Errand, Fill, Part};
-use super::follow::{Found, Ready, Seeker, resolve};
+use super::follow::Ready;
 use super::negative::Absent;
 use super::pass::{pass_range, pass_whole};
+use super::seek::{Found, Seeker, resolve};
 use super::spool::End;
 use super::status::{BypassReason, CacheStatus, Served};
 use super::via::Via;
@@ -261,23 +262,15 @@ impl Ask<'_> {
         if self.range.is_some() && body.range.is_empty() {
             return Err(CacheError::RangeNotSatisfiable { size: body.size });
         }
-        let payload = match body.payload {
-            BlobPayload::File(file) => {
-                let file = self.cache.in_use_while(self.digest, file);
-                BlobPayload::File(file)
-            }
-            BlobPayload::Slices(slices) => {
-                let slices = slices.map_err(CacheError::from).boxed();
-                BlobPayload::Slices(self.cache.in_use_during(self.digest, slices))
-            }
-            BlobPayload::Stream(stream) => {
-                let stream = stream.map_err(CacheError::from).boxed();
-                BlobPayload::Stream(self.cache.in_use_during(self.digest, stream))
-            }
-        };
+        let BlobBody {
+            size,
+            range,
+            payload,
+        } = body.of_cache();
+        let payload = self.cache.payload_in_use(self.digest, payload);
         Ok(Opened::Body(BlobBody {
-            size: body.size,
-            range: body.range,
+            size,
+            range,
             payload,
         }))
     }
@@ -359,8 +352,8 @@ impl Ask<'_> {
             status
         };
         let (size, range) = (ready.size, ready.range);
-        let body = self.cache.in_use_during(self.digest, ready.into_body());
-        let payload = BlobPayload::Stream(body);
+        let payload = ready.into_payload();
+        let payload = self.cache.payload_in_use(self.digest, payload);
         Ok(Turn::Served(Served::new(
             BlobBody {
                 size,
@@ -411,7 +404,7 @@ impl Ask<'_> {
                 // There will be no bytes to hold back.
                 Hasher::new(self.digest.algorithm()).verify(self.digest)?;
             }
-            pass_whole(blob, self.digest, size, permit, limits)
+            pass_whole(blob, self.digest, size, permit, self.cache)
         } else if blob.start == range.start() {
             pass_range(blob, range, permit, limits)
         } else {

@@ -7,13 +7,14 @@
 
 use std::sync::Arc;
 
+use futures::join;
+
+use super::digesting::Digesting;
 use super::fill::Errand;
 use super::source::{Manner, Source};
 use super::spool::{Spool, State, Step};
 use super::{CacheError, Inner};
-use crate::{
-    BlobSink, ByteRange, Hasher, Limits, StoreError, StoreOperation, UpstreamError, Verified,
-};
+use crate::{BlobSink, ByteRange, Limits, StoreError, StoreOperation, UpstreamError, Verified};
 
 /// The one who puts a blob together.
 pub(super) struct Conductor<'a> {
@@ -22,7 +23,7 @@ pub(super) struct Conductor<'a> {
     spool: &'a Arc<Spool>,
     sink: &'a Arc<dyn BlobSink>,
     source: Source,
-    hasher: Hasher,
+    digesting: Digesting,
     stride: Stride,
 }
 
@@ -72,7 +73,7 @@ impl<'a> Conductor<'a> {
             spool,
             sink,
             source: Source::new(cache, errand, spool, manner),
-            hasher: Hasher::new(errand.digest.algorithm()),
+            digesting: Digesting::in_task(cache, errand.digest),
             stride: Stride::default(),
         }
     }
@@ -83,7 +84,7 @@ impl<'a> Conductor<'a> {
     pub(super) async fn conduct(&mut self) -> Result<Verified, CacheError> {
         let jump = self.cache.limits.jump_bytes_min;
         loop {
-            let at = self.hasher.size();
+            let at = self.digesting.bytes();
             match self.spool.step(at, jump) {
                 Step::Done => break,
                 Step::Hash(end) => {
@@ -94,15 +95,15 @@ impl<'a> Conductor<'a> {
                     let is_over = |state: &State| state.step(at, jump) != Step::Wait;
                     self.spool.wait(is_over).await;
                 }
-                Step::Fetch { until, bounded } => {
+                Step::Fetch { bounded } => {
                     if bounded {
                         self.source.give_up_the_rest();
                     }
-                    self.fetch(at, until).await?;
+                    self.fetch(at).await?;
                 }
             }
         }
-        let size = self.hasher.size();
+        let size = self.digesting.bytes();
         self.source.finish(size).await?;
         let held = self.spool.look(|state| state.coverage.held_end());
         if held != size {
@@ -112,7 +113,7 @@ impl<'a> Conductor<'a> {
                 received: held,
             });
         }
-        let verified = self.hasher.clone().verify(self.errand.digest)?;
+        let verified = self.digesting.verify(self.errand.digest)?;
         // A blob that is empty, or that came without a length, can only be begun now.
         self.spool.begin();
         Ok(verified)
@@ -144,9 +145,9 @@ impl<'a> Conductor<'a> {
 
     /// Hashes a piece of what is held before `end`.
     async fn hash(&mut self, end: u64) -> Result<(), CacheError> {
-        let at = self.hasher.size();
-        let len = (end - at).min(self.cache.limits.chunk_bytes.max(1) as u64);
-        let len = usize::try_from(len).expect("a chunk fits in memory");
+        let at = self.digesting.bytes();
+        let len = (end - at).min(self.cache.limits.batch_bytes_max.max(1));
+        let len = usize::try_from(len).expect("a batch fits in memory");
         let reader = self.spool.look(State::reader);
         let reader = reader.expect("what is held is held somewhere");
         let read = reader.read_at(at, len);
@@ -157,39 +158,47 @@ impl<'a> Conductor<'a> {
                 what: "written bytes cannot be read back",
             }));
         }
-        self.hasher.update(&chunk);
-        self.advance();
+        self.digesting.take(vec![chunk]).await?;
+        self.spool.hashed(self.checkpoint());
         // A store that answers at once must not keep a runtime thread for the length of a blob.
         tokio::task::consume_budget().await;
         Ok(())
     }
 
     /// Gets some of the bytes from `at` on, which nobody had.
-    async fn fetch(&mut self, at: u64, until: Option<u64>) -> Result<(), CacheError> {
+    async fn fetch(&mut self, at: u64) -> Result<(), CacheError> {
         let (spool, limits, stride) = (self.spool, &self.cache.limits, &mut self.stride);
+        // While they are waited for, a part may begin before their end, or here.
+        let until = || spool.look(|state| state.free_until(at));
         let ask_until = || spool.look(|state| stride.until(state, at, limits));
-        let Some(chunk) = self.source.next(at, until, ask_until).await? else {
+        let Some(chunks) = self.source.next(at, until, ask_until).await? else {
             return self.spool.agree(Some(at));
         };
-        let end = at + chunk.len() as u64;
+        let end = at + chunks.bytes();
         let wish = ByteRange::new(at, end).expect("its end is not before its start");
-        // While these were on their way, a part may have begun before their end, or here.
         let Some(mut claim) = self.spool.claim(self.sink, wish) else {
             return Ok(());
         };
         let taken = claim.left().len();
-        let chunk = chunk.slice(..usize::try_from(taken).expect("no longer than the chunk"));
-        self.hasher.update(&chunk);
-        claim.write(self.cache, chunk).await?;
-        self.spool.begin();
+        let chunks = chunks.first(taken);
+        // In this order: it is written by another thread, while this one may be the one that hashes.
+        let write = claim.write(self.cache, &chunks);
+        let (written, digested) = join!(write, self.digesting.take(chunks.to_vec()));
+        written.and(digested)?;
         self.source.took(taken);
-        self.advance();
+        let hashed = self.checkpoint();
+        claim.hold(|state| {
+            state.hashed = hashed;
+            state.begun = true;
+        });
         Ok(())
     }
 
-    fn advance(&self) {
-        let hashed = self.hasher.size();
+    /// Has the next fill go on behind what was hashed; how much that is. Before anybody is told of
+    /// it: what is read of it stays as it is, whatever becomes of this fill.
+    fn checkpoint(&self) -> u64 {
+        let hashed = self.digesting.bytes();
         self.sink.checkpoint(hashed);
-        self.spool.hashed(hashed);
+        hashed
     }
 }

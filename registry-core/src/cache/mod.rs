@@ -6,8 +6,9 @@
 //!   an upstream that gives none.
 //! - `fill`, `spool`, `conduct`, `segment`: one download of a missing blob, whose parts may come out
 //!   of order; `source`, `patience`: where its bytes come from, whatever breaks off; `extents`: who
-//!   has which of them; pure.
-//! - `follow`, `pass`: the bodies that are read from a fill, and those that are passed through.
+//!   has which of them; pure; `chunks`, `digesting`: the bytes on their way, and their hash.
+//! - `seek`, `follow`, `pass`: the bodies that are read from a fill, and those that are passed
+//!   through.
 //! - `answers`: what upstreams last said, for people; `upkeep`: what keeps all of it in order and
 //!   within its bounds.
 //! - `transfer`: images carried from one cache to another, in archives.
@@ -16,7 +17,9 @@
 
 mod answers;
 mod blobs;
+mod chunks;
 mod conduct;
+mod digesting;
 mod error;
 mod extents;
 mod fill;
@@ -31,6 +34,7 @@ mod outage;
 mod pass;
 mod patience;
 mod referrers;
+mod seek;
 mod segment;
 mod source;
 mod spool;
@@ -50,6 +54,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures::poll;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -186,6 +191,16 @@ impl RegistryCache {
     /// The limits that this cache keeps.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// Has the tasks of this cache run on another runtime than those who call it: downloads,
+    /// revalidations, upkeep, and what blocks a thread of theirs. A server gives them one whose
+    /// threads give way to those that answer. Where it was said before, or tasks run already, it
+    /// changes nothing for them.
+    ///
+    /// The runtime has to outlive [`Self::close`].
+    pub fn work_on(&self, runtime: Handle) {
+        self.inner.tasks.run_on(runtime);
     }
 
     /// How many fills are under way.

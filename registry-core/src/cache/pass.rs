@@ -4,6 +4,7 @@
 //! in an error, which the server turns into a connection closed short.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -11,9 +12,10 @@ use futures::stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::CacheError;
+use super::digesting::Digesting;
 use super::follow::{Body, releasable};
-use crate::{ByteRange, Digest, Hasher, Limits, UpstreamBlob, UpstreamError};
+use super::{CacheError, Inner};
+use crate::{ByteRange, Digest, Limits, UpstreamBlob, UpstreamError};
 
 /// Passes a whole blob through without keeping it, verified on the way.
 pub(super) fn pass_whole(
@@ -21,16 +23,16 @@ pub(super) fn pass_whole(
     digest: Digest,
     size: u64,
     permit: OwnedSemaphorePermit,
-    limits: &Limits,
+    cache: &Arc<Inner>,
 ) -> Body {
     let whole = Whole {
         blob,
         digest,
         size,
-        hasher: Some(Hasher::new(digest.algorithm())),
+        digesting: Some(Digesting::in_answer(cache, digest)),
         held: VecDeque::new(),
         released: 0,
-        limits: limits.clone(),
+        cache: Arc::clone(cache),
         _permit: permit,
     };
     stream::try_unfold(whole, Whole::next).boxed()
@@ -41,29 +43,29 @@ struct Whole {
     digest: Digest,
     size: u64,
     /// Gone once the digest was found to match.
-    hasher: Option<Hasher>,
+    digesting: Option<Digesting>,
     /// Bytes that came and were not given out yet.
     held: VecDeque<Bytes>,
     released: u64,
-    limits: Limits,
+    cache: Arc<Inner>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Whole {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, CacheError> {
         loop {
-            let releasable = match self.hasher {
-                Some(_) => releasable(self.size, &self.limits),
+            let releasable = match self.digesting {
+                Some(_) => releasable(self.size, &self.cache.limits),
                 None => self.size,
             };
             if let Some(chunk) = self.release(releasable) {
                 return Ok(Some((chunk, self)));
             }
-            let Some(hasher) = &mut self.hasher else {
+            let Some(digesting) = &mut self.digesting else {
                 return Ok(None);
             };
-            match next_chunk(&mut self.blob, &self.limits).await? {
-                Some(chunk) if hasher.size() + chunk.len() as u64 > self.size => {
+            match next_chunk(&mut self.blob, &self.cache.limits).await? {
+                Some(chunk) if digesting.bytes() + chunk.len() as u64 > self.size => {
                     let expected = self.size;
                     return Err(CacheError::Length {
                         expected,
@@ -71,17 +73,16 @@ impl Whole {
                     });
                 }
                 Some(chunk) => {
-                    hasher.update(&chunk);
+                    digesting.take(vec![chunk.clone()]).await?;
                     self.held.push_back(chunk);
                 }
-                None if hasher.size() < self.size => {
-                    let (expected, received) = (self.size, hasher.size());
+                None if digesting.bytes() < self.size => {
+                    let (expected, received) = (self.size, digesting.bytes());
                     return Err(CacheError::Length { expected, received });
                 }
                 None => {
-                    if let Some(hasher) = self.hasher.take() {
-                        hasher.verify(self.digest)?;
-                    }
+                    digesting.verify(self.digest)?;
+                    self.digesting = None;
                 }
             }
         }

@@ -50,11 +50,14 @@ impl Inner {
                 break;
             }
             let (at, end) = (claim.left().start(), Some(claim.left().end()));
-            let fetched = match source.next(at, end, || end).await {
-                Ok(Some(chunk)) => {
-                    let bytes = chunk.len() as u64;
-                    let written = claim.write(self, chunk).await;
-                    written.map(|()| source.took(bytes))
+            let fetched = match source.next(at, || end, || end).await {
+                Ok(Some(chunks)) => {
+                    let bytes = chunks.bytes();
+                    let written = claim.write(self, &chunks).await;
+                    written.map(|()| {
+                        claim.hold(|_| {});
+                        source.took(bytes);
+                    })
                 }
                 Ok(None) => break,
                 Err(error) => Err(error),

@@ -6,15 +6,17 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::sleep;
 
+use super::chunks::Chunks;
 use super::fill::Errand;
 use super::pass::next_chunk;
 use super::patience::Patience;
 use super::spool::Spool;
 use super::{CacheError, Inner};
-use crate::{RangeRequest, UpstreamBlob, UpstreamError, Validator};
+use crate::{Limits, RangeRequest, UpstreamBlob, UpstreamError, Validator};
 
 /// The upstream's bytes for one writer of a fill.
 pub(super) struct Source {
@@ -49,7 +51,9 @@ struct Arriving {
     /// Where it ends, where it is not to go to the end of the blob.
     until: Option<u64>,
     /// Came, and was not taken yet.
-    rest: Bytes,
+    rest: Chunks,
+    /// What came behind that, where it was no bytes: the end of the body, or a break.
+    behind: Option<Result<Option<Bytes>, CacheError>>,
 }
 
 impl Source {
@@ -122,7 +126,8 @@ impl Source {
             position: blob.start,
             until: until.filter(|_| is_asked_part && range.is_some()),
             blob,
-            rest: Bytes::new(),
+            rest: Chunks::default(),
+            behind: None,
         });
         Ok(())
     }
@@ -145,15 +150,16 @@ impl Source {
         }
     }
 
-    /// The next bytes from `at` on, up to `until` at the most; where they have to be asked for, up
-    /// to where `ask_until` says. They stay here until a call that asks for what comes after them.
-    /// `None` at the end of the blob, or past it.
+    /// The next bytes from `at` on: those that have come, once some have, up to where `until` then
+    /// says at the most. Where they have to be asked for, up to where `ask_until` says. They stay
+    /// here until a call that asks for what comes after them. `None` at the end of the blob, or past
+    /// it.
     pub(super) async fn next(
         &mut self,
         at: u64,
-        until: Option<u64>,
+        until: impl Fn() -> Option<u64>,
         mut ask_until: impl FnMut() -> Option<u64>,
-    ) -> Result<Option<Bytes>, CacheError> {
+    ) -> Result<Option<Chunks>, CacheError> {
         loop {
             let (size, whole_only) = self.spool.outlook();
             if size.is_some_and(|size| size <= at) {
@@ -164,7 +170,11 @@ impl Source {
             let outcome = match arriving.filter(|body| body.gets_to(at, jump, whole_only)) {
                 None => self.open(at, ask_until()).await,
                 Some(body) => match body.pull(&self.cache, at, size).await {
-                    Ok(Pulled::Bytes) => return Ok(Some(body.first(at, until))),
+                    Ok(Pulled::Bytes) => {
+                        let until = until();
+                        body.gather(&self.cache.limits, size, until);
+                        return Ok(Some(body.first(at, until)));
+                    }
                     Ok(Pulled::Skipped) => Ok(()),
                     Ok(Pulled::End) => {
                         self.arriving = None;
@@ -211,9 +221,7 @@ impl Source {
         if arriving.until.is_some() || arriving.received() < size {
             return Ok(());
         }
-        arriving.position = size;
-        arriving.rest.clear();
-        match next_chunk(&mut arriving.blob, &self.cache.limits).await {
+        match arriving.next_piece(&self.cache).await {
             Ok(Some(_)) => Err(too_long(size)),
             // All there should be is here; how the rest ends is the digest's to judge.
             Ok(None) | Err(_) => Ok(()),
@@ -258,7 +266,7 @@ enum Pulled {
 impl Arriving {
     /// Offset past the last byte that came.
     fn received(&self) -> u64 {
-        self.position + self.rest.len() as u64
+        self.position + self.rest.bytes()
     }
 
     /// Whether it gets to `at` sooner than another request would.
@@ -269,10 +277,8 @@ impl Arriving {
     }
 
     /// The bytes that are here at `at`, which is where it has got to, up to `until`.
-    fn first(&self, at: u64, until: Option<u64>) -> Bytes {
-        let most = until.map_or(u64::MAX, |until| until - at);
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        self.rest.slice(..most.min(self.rest.len()))
+    fn first(&self, at: u64, until: Option<u64>) -> Chunks {
+        self.rest.first(until.map_or(u64::MAX, |until| until - at))
     }
 
     /// Gets to `at`, past what came before it, and waits for bytes there.
@@ -282,10 +288,7 @@ impl Arriving {
         at: u64,
         size: Option<u64>,
     ) -> Result<Pulled, CacheError> {
-        let passed = (at - self.position).min(self.rest.len() as u64);
-        self.rest
-            .advance(usize::try_from(passed).expect("less than a chunk"));
-        self.position += passed;
+        self.position += self.rest.pass(at - self.position);
         if !self.rest.is_empty() {
             return Ok(Pulled::Bytes);
         }
@@ -296,25 +299,65 @@ impl Arriving {
         if self.until.is_some() && end.is_some_and(|end| self.position >= end) {
             return Ok(Pulled::End);
         }
-        let Some(mut chunk) = next_chunk(&mut self.blob, &cache.limits).await? else {
+        let Some(piece) = self.next_piece(cache).await? else {
             return match end {
                 None if self.position == at => Ok(Pulled::EndOfBlob),
                 expected => Err(cut_short(self.position, expected)),
             };
         };
+        self.take_in(piece, size)?;
+        Ok(Pulled::Skipped)
+    }
+
+    async fn next_piece(&mut self, cache: &Inner) -> Result<Option<Bytes>, CacheError> {
+        match self.behind.take() {
+            Some(behind) => behind,
+            None => next_chunk(&mut self.blob, &cache.limits).await,
+        }
+    }
+
+    /// Takes what has come behind the first piece by now, up to `until`: as much as is worth one
+    /// write.
+    fn gather(&mut self, limits: &Limits, size: Option<u64>, until: Option<u64>) {
+        let until = [self.until, until, size].into_iter().flatten().min();
+        while self.rest.bytes() < limits.batch_bytes_max
+            && self.rest.pieces() < limits.batch_pieces_max
+            && until.is_none_or(|until| self.received() < until)
+            && self.behind.is_none()
+        {
+            let taken = match self.blob.stream.next().now_or_never() {
+                // Nothing has, or nothing worth it: whoever comes next waits for more.
+                None => return,
+                Some(Some(Ok(piece))) if piece.is_empty() => return,
+                Some(Some(Ok(piece))) => self.take_in(piece, size),
+                Some(Some(Err(error))) => Err(error.into()),
+                Some(None) => {
+                    self.behind = Some(Ok(None));
+                    return;
+                }
+            };
+            if let Err(error) = taken {
+                // What came before it is good.
+                self.behind = Some(Err(error));
+                return;
+            }
+        }
+    }
+
+    fn take_in(&mut self, mut piece: Bytes, size: Option<u64>) -> Result<(), CacheError> {
         match (self.until, size) {
             // More than was asked for is the start of what an open-ended range would hold.
             (Some(until), _) => {
-                let room = usize::try_from(until - self.position).unwrap_or(usize::MAX);
-                chunk.truncate(room);
+                let room = usize::try_from(until - self.received()).unwrap_or(usize::MAX);
+                piece.truncate(room);
             }
-            (None, Some(size)) if self.position + chunk.len() as u64 > size => {
+            (None, Some(size)) if self.received() + piece.len() as u64 > size => {
                 return Err(too_long(size));
             }
             (None, _) => {}
         }
-        self.rest = chunk;
-        Ok(Pulled::Skipped)
+        self.rest.push(piece);
+        Ok(())
     }
 }
 

@@ -6,9 +6,9 @@
 
 use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::chunks::Chunks;
 use super::extents::{At, Coverage};
 use super::{CacheError, Inner};
 use crate::{BlobSink, ByteRange, SpoolReader, StoreError, StoreOperation};
@@ -84,6 +84,13 @@ impl State {
     /// Where the bytes can be read, once there is such a place.
     pub(super) fn reader(&self) -> Option<Arc<dyn SpoolReader>> {
         self.file.as_ref().map(|file| Arc::clone(&file.reader))
+    }
+
+    /// Where the bytes end, from the beginning on, that stay as they are whatever becomes of the
+    /// fill. What is beyond was not checkpointed: the store may give it up with the sink.
+    pub(super) fn lasting(&self) -> u64 {
+        let kept = if self.begun { self.kept } else { 0 };
+        self.hashed.max(kept)
     }
 
     /// Whether parts may be fetched apart from the rest now.
@@ -177,12 +184,9 @@ impl Spool {
             .send_if_modified(|state| !std::mem::replace(&mut state.begun, true));
     }
 
-    /// So many bytes from the beginning were hashed. Tells nobody: whoever waits, waits for bytes.
+    /// So many bytes from the beginning were hashed, and checkpointed.
     pub(super) fn hashed(&self, bytes: u64) {
-        self.state.send_if_modified(|state| {
-            state.hashed = bytes;
-            false
-        });
+        self.state.send_modify(|state| state.hashed = bytes);
     }
 
     /// The store has taken all of it, or has not.
@@ -311,7 +315,7 @@ impl Spool {
             spool: Arc::clone(self),
             sink: Arc::clone(sink),
             left: claimed?,
-            writing: false,
+            writing: None,
         })
     }
 
@@ -348,7 +352,7 @@ impl Spool {
                 spool: Arc::clone(self),
                 sink,
                 left,
-                writing: false,
+                writing: None,
             },
             _counted: Counted(Arc::clone(self)),
         })
@@ -361,8 +365,9 @@ pub(super) struct Claim {
     spool: Arc<Spool>,
     sink: Arc<dyn BlobSink>,
     left: ByteRange,
-    /// A write is under way, or has failed: what it has done is not known.
-    writing: bool,
+    /// The bytes of a write that is under way, or has failed, so that what it has done is not known;
+    /// or is done and not yet told.
+    writing: Option<ByteRange>,
 }
 
 impl Claim {
@@ -371,31 +376,39 @@ impl Claim {
         self.left
     }
 
-    /// Writes the next bytes, of which there are no more than are left.
+    /// Writes the next bytes, of which there are no more than are left; to be followed by
+    /// [`Self::hold`].
     ///
     /// Where it fails, or is dropped, nobody can tell what stands there now: the whole spool is
     /// broken then (I1).
-    pub(super) async fn write(&mut self, cache: &Inner, chunk: Bytes) -> Result<(), CacheError> {
+    pub(super) async fn write(&mut self, cache: &Inner, chunks: &Chunks) -> Result<(), CacheError> {
         let start = self.left.start();
-        let end = start + chunk.len() as u64;
-        let (Some(written), Some(left)) = (
+        let end = start + chunks.bytes();
+        let (Some(writing), Some(left)) = (
             ByteRange::new(start, end),
             ByteRange::new(end, self.left.end()),
         ) else {
             unreachable!("a chunk is cut to its claim");
         };
-        self.writing = true;
-        let write = self.sink.write_at(start, chunk);
+        self.writing = Some(writing);
+        let write = self.sink.write_chunks_at(start, chunks.to_vec());
         if let Err(error) = cache.store(StoreOperation::Write, write).await {
             self.break_spool(error.clone().into());
             return Err(error.into());
         }
-        self.writing = false;
         self.left = left;
-        self.spool
-            .state
-            .send_modify(|state| state.coverage.hold(written));
         Ok(())
+    }
+
+    /// Tells that what was written is held, and what is so besides from now on.
+    pub(super) fn hold(&mut self, besides: impl FnOnce(&mut State)) {
+        let written = self.writing.take();
+        self.spool.state.send_modify(|state| {
+            if let Some(written) = written {
+                state.coverage.hold(written);
+            }
+            besides(state);
+        });
     }
 
     fn break_spool(&self, error: CacheError) {
@@ -407,7 +420,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.writing {
+        if self.writing.is_some() {
             self.break_spool(CacheError::Lost);
         }
         if !self.left.is_empty() {
@@ -464,15 +477,23 @@ pub(super) enum Step {
     Hash(u64),
     /// Wait for whoever is fetching the next bytes.
     Wait,
-    /// Fetch up to here.
+    /// Fetch what nobody has.
     Fetch {
-        until: Option<u64>,
         /// Much of what comes after is here already, or will be, and need not be asked for.
         bounded: bool,
     },
 }
 
 impl State {
+    /// Up to where nobody has the bytes from `offset` on; to the end of the blob where that is not
+    /// told.
+    pub(super) fn free_until(&self, offset: u64) -> Option<u64> {
+        match self.coverage.at(offset) {
+            At::Free(until) => until,
+            At::Held(_) | At::Claimed => Some(offset),
+        }
+    }
+
     /// What comes next at `offset`. What is taken in runs of at least `jump_bytes_min` is much.
     pub(super) fn step(&self, offset: u64, jump_bytes_min: u64) -> Step {
         if self.size == Some(offset) {
@@ -481,8 +502,7 @@ impl State {
         match self.coverage.at(offset) {
             At::Held(end) => Step::Hash(end),
             At::Claimed => Step::Wait,
-            At::Free(until) => Step::Fetch {
-                until,
+            At::Free(_) => Step::Fetch {
                 bounded: self.ranged
                     && !self.whole_only
                     && self

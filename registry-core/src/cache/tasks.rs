@@ -1,7 +1,9 @@
 //! The tasks of a cache: none is detached, and all of them end when it closes.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
@@ -13,6 +15,8 @@ pub(super) struct Tasks {
     closing: CancellationToken,
     /// Cancelled before the other: what nobody waits for ends as soon as closing begins.
     leaving: CancellationToken,
+    /// Where they run, if not where they are begun.
+    runtime: OnceLock<Handle>,
 }
 
 impl Tasks {
@@ -22,7 +26,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let work = work(self.closing.clone());
-        self.tracker.spawn(work.instrument(span));
+        self.run(work.instrument(span));
     }
 
     /// Runs what nobody waits for, for as long as the cache is open: it must heed the token.
@@ -30,7 +34,42 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tracker.spawn(work(self.leaving.clone()));
+        self.run(work(self.leaving.clone()));
+    }
+
+    /// Has what is spawned from now on run there, unless it runs elsewhere already.
+    pub(super) fn run_on(&self, runtime: Handle) {
+        self.runtime.get_or_init(|| runtime);
+    }
+
+    /// Whether they run elsewhere than where they are begun.
+    pub(super) fn run_apart(&self) -> bool {
+        self.runtime.get().is_some()
+    }
+
+    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match self.runtime.get() {
+            Some(runtime) => self.tracker.spawn_on(task, runtime),
+            None => self.tracker.spawn(task),
+        };
+    }
+
+    /// Runs `work` on a thread that it may keep busy. `None` where the runtime ends before it began.
+    ///
+    /// # Cancellation
+    ///
+    /// Once it runs, it runs to its end.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        match self.tracker.spawn_blocking(work).await {
+            Ok(done) => Some(done),
+            Err(failed) => match failed.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => None,
+            },
+        }
     }
 
     /// Whether the cache is closing, so that nothing new should begin.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::{StreamExt as _, TryStreamExt as _};
 use registry_core::cache::BypassReason;
-use registry_core::testing::{Act, BodyScript, Call, Calls, ContentScript, Gate, Piece};
+use registry_core::testing::{Act, BodyScript, Call, Calls, ContentScript, Gate, Piece, StoreCall};
 use registry_core::{
     BlobPayload, BlobStore as _, ByteRange, CacheError, CacheStatus, Caller, Digest, Hasher,
     Limits, RangeRequest, UpstreamError, UpstreamPolicy,
@@ -19,6 +19,29 @@ use crate::support::{
 };
 
 const BLOB_BYTES: usize = 1 << 20;
+
+/// As much as has come is hashed and written at a time, and no byte waits for others to come.
+#[tokio::test(start_paused = true)]
+async fn what_has_come_by_then_is_written_at_once() {
+    let mirror = Mirror::new();
+    let content = bytes(1 << 20);
+    let digest = mirror.one.add_blob(&repository(), content.clone());
+    let gate = Gate::new();
+    let script = ContentScript::held_after(10, &gate);
+    mirror.one.once(Call::Blob, Act::Content(script));
+    let served = mirror.blob(&one(), digest, None).await.unwrap();
+    let BlobPayload::Stream(mut stream) = served.value.payload else {
+        panic!("a store in memory has no files")
+    };
+    let first = stream.try_next().await.unwrap().unwrap();
+    assert_eq!(first, content[..10], "nobody waits for more of them");
+    let writes = || mirror.store.faults().calls(StoreCall::Append);
+    assert_eq!(writes(), 1);
+    gate.open();
+    let rest: Vec<Bytes> = stream.try_collect().await.unwrap();
+    assert_eq!(rest.concat(), content[10..]);
+    assert_eq!(writes(), 2, "all of the rest was there");
+}
 
 #[tokio::test]
 async fn the_first_pull_misses_and_the_second_asks_nobody() {

@@ -299,7 +299,11 @@ async fn passing_through_never_ends_well_with_wrong_bytes() {
 
 #[tokio::test]
 async fn a_store_that_fails_under_a_fill_ends_it_short_and_the_next_pull_works() {
-    let mirror = Mirror::new();
+    let limits = Limits {
+        batch_pieces_max: 1,
+        ..Limits::default()
+    };
+    let mirror = Mirror::with(UpstreamPolicy::default(), limits);
     let content = bytes(BLOB_BYTES);
     let digest = mirror.one.add_blob(&repository(), content.clone());
     mirror

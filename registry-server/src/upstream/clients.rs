@@ -15,6 +15,7 @@ use url::Url;
 
 use super::address::{AddressClass, Reach, ReachResolver, class_of_host};
 use super::config::{
+    HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_FRAME_BYTES_MAX, HTTP2_STREAM_WINDOW_BYTES,
     HttpUpstreamConfig, HttpUpstreamConfigError, IDLE_CONNECTION_MAX, IDLE_CONNECTIONS_MAX,
     PING_INTERVAL, PING_MAX, SENDS_MAX,
 };
@@ -202,6 +203,9 @@ fn builder(
         .connect_timeout(config.budgets.connect)
         .pool_idle_timeout(IDLE_CONNECTION_MAX)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .http2_initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .http2_max_frame_size(HTTP2_FRAME_BYTES_MAX)
         .http2_keep_alive_interval(PING_INTERVAL)
         .http2_keep_alive_timeout(PING_MAX)
         // Those of the environment are not for a library to look at.

@@ -93,6 +93,14 @@ pub(super) const QUOTA_LOW_PERCENT: u64 = 10;
 pub(super) const QUOTA_WELL_PERCENT: u64 = 20;
 /// Longest name of whom a registry counts requests of; longer ones are not kept.
 pub(super) const QUOTA_SOURCE_CHARS_MAX: usize = 64;
+/// Bytes of one body that may be on their way on a connection of HTTP/2, and of all bodies on one.
+/// Half of the former is certain to be granted at any time: what fits on a line of 1 Gbit/s with a
+/// round trip of 30 ms. They take memory only where they come faster than they are written.
+pub(super) const HTTP2_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+pub(super) const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Longest frame of HTTP/2 that is taken: fewer of them cost less. Servers that know no other send
+/// 16 KiB.
+pub(super) const HTTP2_FRAME_BYTES_MAX: u32 = 64 << 10;
 /// How often a connection of HTTP/2 is asked for a sign of life, and how long that is waited for.
 /// Without, one that has died silently takes every question with it until the system gives it up.
 pub(super) const PING_INTERVAL: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::layout::{checkpoint_of, found};
 
@@ -67,18 +67,18 @@ impl Partial {
 /// A partial file as a sink and its readers have it open.
 #[derive(Debug)]
 pub(crate) struct Content {
-    file: File,
+    file: Arc<File>,
     /// Where it was cut when its sink was gone: what is past that may be another sink's.
     cut: RwLock<Option<u64>>,
 }
 
 impl Content {
     pub(super) fn new(file: File) -> Self {
-        let cut = RwLock::default();
+        let (file, cut) = (Arc::new(file), RwLock::default());
         Self { file, cut }
     }
 
-    pub(crate) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &Arc<File> {
         &self.file
     }
 

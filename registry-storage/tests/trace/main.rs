@@ -16,8 +16,8 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use registry_core::testing::ManualClock;
 use registry_core::{
-    BlobPayload, CacheStatus, Caller, Hasher, InventoryStore as _, Limits, Origin, Reference,
-    RegistryCache, Repository, Retention, Stores, UpstreamEntry, UpstreamId, Upstreams,
+    BlobPayload, CacheStatus, Caller, FileSlice, Hasher, InventoryStore as _, Limits, Origin,
+    Reference, RegistryCache, Repository, Retention, Stores, UpstreamEntry, UpstreamId, Upstreams,
 };
 use registry_storage::{DiskOptions, DiskStore, Reserve};
 
@@ -144,10 +144,12 @@ impl Run {
                 file.read_exact_at(&mut bytes, 0).unwrap();
                 self.catalog.assert_begins_with(part.digest, &bytes);
             }
-            BlobPayload::Stream(mut stream) => {
+            BlobPayload::Slices(mut slices) => {
                 let mut hasher = Hasher::new(part.digest.algorithm());
-                while let Some(chunk) = stream.try_next().await.unwrap() {
-                    hasher.update(&chunk);
+                while let Some(FileSlice { file, range }) = slices.try_next().await.unwrap() {
+                    let mut bytes = vec![0; usize::try_from(range.len()).unwrap()];
+                    file.read_exact_at(&mut bytes, range.start()).unwrap();
+                    hasher.update(&bytes);
                 }
                 hasher.verify(part.digest).unwrap();
             }

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
-use crate::Digest;
-use crate::cache::Inner;
+use crate::cache::{CacheError, Inner};
+use crate::{BlobPayload, Digest};
 
 /// Whatever lives for as long as a body is read.
 type Body = Weak<dyn Any + Send + Sync>;
@@ -70,8 +70,21 @@ impl InUse {
 }
 
 impl Inner {
+    /// A blob is in use for as long as anybody reads this.
+    pub(in crate::cache) fn payload_in_use(
+        &self,
+        digest: Digest,
+        payload: BlobPayload<CacheError>,
+    ) -> BlobPayload<CacheError> {
+        match payload {
+            BlobPayload::File(file) => BlobPayload::File(self.in_use_while(digest, file)),
+            BlobPayload::Slices(slices) => BlobPayload::Slices(self.in_use_during(digest, slices)),
+            BlobPayload::Stream(stream) => BlobPayload::Stream(self.in_use_during(digest, stream)),
+        }
+    }
+
     /// A blob is in use for as long as anybody has this file.
-    pub(in crate::cache) fn in_use_while(&self, digest: Digest, file: Arc<File>) -> Arc<File> {
+    fn in_use_while(&self, digest: Digest, file: Arc<File>) -> Arc<File> {
         if self.stores.upkeep.is_some() {
             let body: Arc<dyn Any + Send + Sync> = Arc::clone(&file) as _;
             let bodies_max = self.limits.open_bodies_max;
@@ -82,7 +95,7 @@ impl Inner {
     }
 
     /// A blob is in use for as long as this is read.
-    pub(in crate::cache) fn in_use_during<T: 'static>(
+    fn in_use_during<T: 'static>(
         &self,
         digest: Digest,
         body: BoxStream<'static, T>,

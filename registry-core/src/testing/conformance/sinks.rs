@@ -4,6 +4,7 @@
 //! A store may keep nothing of unfinished blobs: the cases of [`all`] hold for it too. One that
 //! does keep them runs [`unfinished_blobs_are_kept`] as well.
 
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,6 +34,7 @@ where
 {
     parts_may_come_in_any_order(make().await).await;
     parts_may_be_written_at_the_same_time(make().await).await;
+    chunks_are_written_one_behind_the_other(make().await).await;
     a_hole_is_refused(make().await).await;
     another_digest_is_refused(make().await).await;
     a_torn_write_refuses_the_commit(make().await).await;
@@ -40,6 +42,7 @@ where
     readers_see_what_is_written(make().await).await;
     readers_outlive_a_commit(make().await).await;
     readers_outlive_a_drop(make().await).await;
+    what_lasts_stays_in_the_file(make().await).await;
     reads_end_where_the_bytes_end(make().await).await;
     a_discarded_sink_leaves_nothing(make().await).await;
     a_dropped_sink_leaves_its_checkpoint_at_most(make().await).await;
@@ -81,6 +84,38 @@ pub async fn parts_may_be_written_at_the_same_time(store: Arc<dyn BlobStore>) {
         write(&*sink, &bytes, start, start + 10_000)
     });
     join_all(writes).await;
+    commit(sink, &bytes).await.expect("commit");
+    assert_eq!(content(&*store, &bytes).await, Some(bytes));
+}
+
+/// Several chunks are as one, however long each of them is, and however many they are.
+pub async fn chunks_are_written_one_behind_the_other(store: Arc<dyn BlobStore>) {
+    let bytes = sample(300_000, 58);
+    let sink = stage(&*store, &bytes).await;
+    let chunks = |start: usize, lens: &[usize]| {
+        let mut at = start;
+        let cut = |len: &usize| {
+            at += len;
+            bytes.slice(at - len..at)
+        };
+        lens.iter().map(cut).collect::<Vec<Bytes>>()
+    };
+    let many = vec![10; 5_000];
+    for (start, lens) in [
+        (100_000, &[0, 1, 0, 99_999, 100_000][..]),
+        (0, &[][..]),
+        (0, &[0, 0]),
+        (0, &many),
+        (50_000, &[50_000]),
+    ] {
+        let written = sink
+            .write_chunks_at(start as u64, chunks(start, lens))
+            .await;
+        written.expect("write_chunks_at");
+        let len = lens.iter().sum();
+        let part = read(&*sink.reader(), start as u64, len).await;
+        assert_eq!(part, bytes.slice(start..start + len));
+    }
     commit(sink, &bytes).await.expect("commit");
     assert_eq!(content(&*store, &bytes).await, Some(bytes));
 }
@@ -224,6 +259,63 @@ pub async fn readers_outlive_a_drop(store: Arc<dyn BlobStore>) {
     let rest = read(&*late, kept as u64, usize::MAX).await;
     assert_eq!(rest, other.slice(kept..));
     assert_eq!(read(&*late, LEN as u64, 1).await, Bytes::new());
+}
+
+/// Whoever has the file that a blob grows in finds there what was kept, checkpointed or committed,
+/// whatever becomes of the sink, and whoever goes on with it. A store may have no such file.
+pub async fn what_lasts_stays_in_the_file(store: Arc<dyn BlobStore>) {
+    let bytes = sample(LEN, 59);
+    let sink = stage(&*store, &bytes).await;
+    let Some(file) = sink.reader().file() else {
+        return;
+    };
+    let stays = |len: usize| {
+        let mut found = vec![0; len];
+        file.read_exact_at(&mut found, 0)
+            .expect("it is in the file");
+        assert!(
+            found == bytes[..len],
+            "the first {len} bytes are others now"
+        );
+    };
+    write(&*sink, &bytes, 0, CHECKPOINT).await;
+    sink.checkpoint(CHECKPOINT as u64);
+    // With a hole before it, and not checkpointed: it does not last.
+    write(&*sink, &bytes, CHECKPOINT + 100, LEN).await;
+    stays(CHECKPOINT);
+    drop(sink);
+    stays(CHECKPOINT);
+    let next = stage_any(&*store, &bytes).await;
+    stays(CHECKPOINT);
+    // It writes far ahead first, so that it leaves a hole where something was.
+    let kept = usize::try_from(next.kept()).expect("a test's blob fits into memory");
+    write(&*next, &bytes, LEN - 1, LEN).await;
+    stays(CHECKPOINT);
+    write(&*next, &bytes, kept, LEN - 1).await;
+    next.checkpoint(LEN as u64);
+    let file = next.reader().file().expect("it had one before");
+    commit(next, &bytes).await.expect("commit");
+    assert!(store.remove(digest_of(&bytes)).await.expect("remove"));
+    stays(CHECKPOINT);
+    let mut found = vec![0; LEN];
+    file.read_exact_at(&mut found, 0)
+        .expect("it is in the file");
+    assert!(found == bytes, "what was committed stays");
+
+    let discarded = stage(&*store, &bytes).await;
+    write(&*discarded, &bytes, 0, CHECKPOINT).await;
+    discarded.checkpoint(CHECKPOINT as u64);
+    let file = discarded.reader().file().expect("it had one before");
+    discarded.discard();
+    let next = stage_any(&*store, &bytes).await;
+    write(&*next, &sample(LEN, 61), 0, LEN).await;
+    let mut found = vec![0; CHECKPOINT];
+    file.read_exact_at(&mut found, 0)
+        .expect("it is in the file");
+    assert!(
+        found == bytes[..CHECKPOINT],
+        "what was discarded is not written over"
+    );
 }
 
 /// Reads are cut where the written bytes end, and empty past it.

@@ -111,6 +111,17 @@ impl BlobSink for FaultingSink {
         })
     }
 
+    fn write_chunks_at(
+        &self,
+        offset: u64,
+        chunks: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.faults.pass(StoreCall::Append).await?;
+            self.inner.write_chunks_at(offset, chunks).await
+        })
+    }
+
     fn checkpoint(&self, offset: u64) {
         self.faults.count(StoreCall::Checkpoint);
         self.inner.checkpoint(offset);
