@@ -40,6 +40,11 @@ const HASH_BYTES_MAX: usize = 64;
 /// Longest text that is still looked at as a digest; far above any registered algorithm.
 const TEXT_BYTES_MAX: usize = 256;
 
+/// Longest text of a [`Digest`]: `sha512:` and two characters for each byte.
+const RENDERED_BYTES_MAX: usize = 7 + 2 * HASH_BYTES_MAX;
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// The name of some bytes: an algorithm and the hash it gives.
 ///
 /// Only a well-formed digest of a supported [`Algorithm`] has this type, so a path made from one
@@ -76,8 +81,15 @@ impl Digest {
             return Err(DigestError::Malformed);
         }
         let mut hash = [0; HASH_BYTES_MAX];
+        // Looked at once, after all of them: digests are parsed on every request, and few are wrong.
+        let mut seen = 0;
         for (byte, pair) in hash.iter_mut().zip(encoded.chunks_exact(2)) {
-            *byte = (nibble(pair[0])? << 4) | nibble(pair[1])?;
+            let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+            seen |= high | low;
+            *byte = (high << 4) | (low & 0xf);
+        }
+        if seen & NO_NIBBLE != 0 {
+            return Err(DigestError::Malformed);
         }
         Ok(Self { algorithm, hash })
     }
@@ -107,21 +119,49 @@ impl Digest {
 
     /// The hash in lower-case hexadecimal, without the algorithm.
     pub fn encoded(&self) -> String {
-        use fmt::Write as _;
-        let mut text = String::with_capacity(self.algorithm.len_bytes() * 2);
-        for byte in self.hash() {
-            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+        self.text().as_str()[self.algorithm.name().len() + 1..].to_owned()
+    }
+
+    /// The whole text, in place: every answer names some digest, so this allocates nothing.
+    pub fn text(&self) -> DigestText {
+        let name = self.algorithm.name().as_bytes();
+        let mut text = DigestText {
+            bytes: [0; RENDERED_BYTES_MAX],
+            len: name.len() + 1 + 2 * self.algorithm.len_bytes(),
+        };
+        let (before, encoded) = text.bytes.split_at_mut(name.len() + 1);
+        before[..name.len()].copy_from_slice(name);
+        before[name.len()] = b':';
+        for (pair, byte) in encoded.chunks_exact_mut(2).zip(self.hash()) {
+            pair.copy_from_slice(&PAIRS[usize::from(*byte)]);
         }
         text
     }
 }
 
+/// The text of a [`Digest`].
+#[derive(Clone, Copy)]
+pub struct DigestText {
+    bytes: [u8; RENDERED_BYTES_MAX],
+    len: usize,
+}
+
+impl DigestText {
+    /// `algorithm ":" encoded`.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..self.len]).expect("a digest is ASCII")
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.algorithm.name())?;
-        self.hash()
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(self.text().as_str())
+    }
+}
+
+impl fmt::Debug for DigestText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -153,13 +193,30 @@ pub enum DigestError {
     UnsupportedAlgorithm,
 }
 
-fn nibble(character: u8) -> Result<u8, DigestError> {
-    match character {
-        b'0'..=b'9' => Ok(character - b'0'),
-        b'a'..=b'f' => Ok(character - b'a' + 10),
-        _ => Err(DigestError::Malformed),
+/// Each byte in hexadecimal.
+const PAIRS: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [HEX[byte >> 4], HEX[byte & 0xf]];
+        byte += 1;
     }
-}
+    pairs
+};
+
+/// What stands in [`NIBBLES`] where a character is no lower-case hexadecimal digit.
+const NO_NIBBLE: u8 = 0x80;
+
+/// What each character means as a hexadecimal digit.
+const NIBBLES: [u8; 256] = {
+    let mut nibbles = [NO_NIBBLE; 256];
+    let mut value = 0;
+    while value < 16 {
+        nibbles[HEX[value as usize] as usize] = value;
+        value += 1;
+    }
+    nibbles
+};
 
 /// `algorithm-component [algorithm-separator algorithm-component]*`
 fn is_algorithm(text: &str) -> bool {
@@ -193,7 +250,8 @@ mod tests {
                 Digest::from_hash(digest.algorithm(), digest.hash()),
                 Some(digest)
             );
-            assert!(text.ends_with(&digest.encoded()));
+            assert_eq!(digest.text().as_str(), text);
+            assert_eq!(text.split_once(':').unwrap().1, digest.encoded());
         }
     }
 
@@ -210,6 +268,8 @@ mod tests {
             (&EMPTY[..EMPTY.len() - 1], DigestError::Malformed),
             (&format!("{EMPTY}0"), DigestError::Malformed),
             (&EMPTY.replace("sha256", "sha512"), DigestError::Malformed),
+            (&EMPTY.replace('0', "g"), DigestError::Malformed),
+            (&EMPTY.replace("42", "é"), DigestError::Malformed),
             ("sha256:../../../../etc/passwd", DigestError::Malformed),
             (&long, DigestError::Malformed),
             (

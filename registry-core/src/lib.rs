@@ -41,7 +41,7 @@ pub use cache::{CacheError, CacheStatus, RegistryCache, Served};
 pub use caller::{Caller, CallerId};
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use descriptor::Descriptor;
-pub use digest::{Algorithm, Digest, DigestError};
+pub use digest::{Algorithm, Digest, DigestError, DigestText};
 pub use inventory::{
     Charge, ContentRecord, InventoryStore, JournalStore, PeekedBlob, Position, Provenance, Removal,
     RemovalReason, RemovedUnused, Unit, Upkeep, Usage,

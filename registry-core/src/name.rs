@@ -1,5 +1,6 @@
 //! Names: upstreams, repositories, tags and references (distribution-spec, "Pulling manifests").
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,10 +54,14 @@ impl UpstreamId {
     ///
     /// [`NameError::Upstream`].
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let text = text.to_ascii_lowercase();
+        // Nearly all are in lower case already, and come with every request.
+        let text = match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(text.to_ascii_lowercase()),
+            false => Cow::Borrowed(text),
+        };
         let (host, port) = match text.split_once(':') {
             Some((host, port)) => (host, Some(parse_port(port).ok_or(NameError::Upstream)?)),
-            None => (text.as_str(), None),
+            None => (&*text, None),
         };
         if host.len() > HOST_BYTES_MAX || !host.split('.').all(is_host_label) {
             return Err(NameError::Upstream);

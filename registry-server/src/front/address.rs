@@ -325,25 +325,26 @@ enum Place<'a> {
 
 /// Divides `/<name>/<place>`. A repository's name may hold components like `manifests` itself, so
 /// it is the last of them that counts.
-fn split<'a>(rest: &'a str) -> Option<(&'a str, Place<'a>)> {
+fn split(rest: &str) -> Option<(&str, Place<'_>)> {
     let (name, place) = if let Some(name) = rest.strip_suffix("/tags/list") {
         (name, Place::Tags)
     } else {
-        type Make<'a> = fn(&'a str) -> Place<'a>;
-        let places: [(&str, Make<'a>); 3] = [
-            ("/manifests/", Place::Manifest),
-            ("/blobs/", Place::Blob),
-            ("/referrers/", Place::Referrers),
-        ];
-        let last = places
-            .into_iter()
-            .filter_map(|(infix, make)| Some((rest.rfind(infix)?, infix, make)));
-        let (at, infix, make) = last.max_by_key(|(at, ..)| *at)?;
-        let place = match make(&rest[at + infix.len()..]) {
-            Place::Blob(digest) if digest.starts_with("uploads/") => Place::Upload,
-            place => place,
-        };
-        (&rest[..at], place)
+        let mut end = rest.rfind('/')?;
+        loop {
+            let at = rest[..end].rfind('/')?;
+            let object = &rest[end + 1..];
+            let place = match &rest[at + 1..end] {
+                "manifests" => Place::Manifest(object),
+                "blobs" if object.starts_with("uploads/") => Place::Upload,
+                "blobs" => Place::Blob(object),
+                "referrers" => Place::Referrers(object),
+                _ => {
+                    end = at;
+                    continue;
+                }
+            };
+            break (&rest[..at], place);
+        }
     };
     // The slash behind `/v2` is the name's where a name stands there, and the place's where not.
     Some((name.strip_prefix('/').unwrap_or(name), place))
@@ -359,7 +360,14 @@ fn locate(
         Some((first, rest)) => (first, Some(rest)),
         None => (name, None),
     };
-    let named = UpstreamId::parse(first).ok();
+    // Where `ns` decides, a word without a dot or a port is the name that it gives, or none.
+    let is_other = |namespace: &UpstreamId| {
+        !first.contains(['.', ':']) && !namespace.as_str().eq_ignore_ascii_case(first)
+    };
+    let named = match namespace {
+        Some(namespace) if is_other(namespace) => None,
+        _ => UpstreamId::parse(first).ok(),
+    };
     let (upstream, repository) = match (namespace, named) {
         (Some(namespace), Some(named)) if *namespace == named => {
             (namespace.clone(), rest.unwrap_or(name))

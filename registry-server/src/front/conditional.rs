@@ -5,11 +5,12 @@
 
 use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE};
 use http::{HeaderMap, HeaderValue};
-use registry_core::Digest;
+use registry_core::{Digest, DigestText};
 
-/// Content's entity tag.
-pub(crate) fn etag(digest: Digest) -> HeaderValue {
-    HeaderValue::try_from(format!("\"{digest}\"")).expect("a digest is a header value")
+/// The entity tag of what this digest names.
+pub(crate) fn etag(digest: &DigestText) -> HeaderValue {
+    let quoted = ["\"", digest.as_str(), "\""].concat();
+    HeaderValue::try_from(quoted).expect("a digest is a header value")
 }
 
 /// What a request's conditions come to, for content that is there.
@@ -25,14 +26,13 @@ pub(crate) enum Verdict {
 
 /// Weighs the conditions, in the order of section 13.2.2.
 pub(crate) fn judge(headers: &HeaderMap, digest: Digest) -> Verdict {
-    let digest = digest.to_string();
     if headers.contains_key(IF_MATCH)
-        && !matches(headers, &IF_MATCH, |tag| !tag.weak && tag.names(&digest))
+        && !matches(headers, &IF_MATCH, |tag| !tag.weak && tag.names(digest))
     {
         return Verdict::Failed;
     }
     // A weak comparison: whether either tag is weak does not matter (section 13.1.2).
-    if matches(headers, &IF_NONE_MATCH, |tag| tag.names(&digest)) {
+    if matches(headers, &IF_NONE_MATCH, |tag| tag.names(digest)) {
         return Verdict::NotModified;
     }
     Verdict::Serve
@@ -41,14 +41,13 @@ pub(crate) fn judge(headers: &HeaderMap, digest: Digest) -> Verdict {
 /// Whether the request's `Range` counts: not where `If-Range` names other content. A date never
 /// matches, for there is none to compare it with (section 13.1.5).
 pub(crate) fn range_counts(headers: &HeaderMap, digest: Digest) -> bool {
-    let digest = digest.to_string();
     let mut values = headers.get_all(IF_RANGE).iter();
     match (values.next(), values.next()) {
         (None, _) => true,
         (Some(value), None) => {
             let value = value.to_str().unwrap_or_default();
             let mut tags = EntityTags(value.trim());
-            let strong = |tag: EntityTag<'_>| !tag.weak && tag.names(&digest);
+            let strong = |tag: EntityTag<'_>| !tag.weak && tag.names(digest);
             tags.next().is_some_and(strong) && tags.next().is_none()
         }
         (Some(_), Some(_)) => false,
@@ -80,8 +79,8 @@ impl EntityTag<'_> {
         !self.quoted && self.text == "*"
     }
 
-    fn names(self, digest: &str) -> bool {
-        self.text == digest
+    fn names(self, digest: Digest) -> bool {
+        self.text == digest.text().as_str()
     }
 }
 
@@ -130,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_tag_is_the_digest_in_quotes() {
-        let tag = etag(digest('a'));
+        let tag = etag(&digest('a').text());
         assert_eq!(tag.to_str().unwrap(), format!("\"{}\"", digest('a')));
     }
 

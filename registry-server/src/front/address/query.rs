@@ -25,7 +25,7 @@ impl<'a> Query<'a> {
             artifact_type: None,
         };
         let mut size = None;
-        for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        for (key, value) in pairs(query.unwrap_or_default()) {
             let (slot, repeated) = match &*key {
                 "ns" => (&mut parsed.namespace, Fault::Namespace(NameError::Upstream)),
                 "n" => (&mut size, Fault::PageSize),
@@ -66,6 +66,17 @@ impl<'a> Query<'a> {
             Err(error) => Err(Fault::Namespace(error)),
         }
     }
+}
+
+/// The keys and values of a query. Where nothing is encoded, which is nearly always, nothing has to
+/// be decoded.
+fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    let is_encoded = query.bytes().any(|byte| matches!(byte, b'%' | b'+'));
+    let (encoded, plain) = if is_encoded { (query, "") } else { ("", query) };
+    let plain = plain.split('&').filter(|pair| !pair.is_empty());
+    let plain = plain.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let plain = plain.map(|(key, value)| (Cow::Borrowed(key), Cow::Borrowed(value)));
+    form_urlencoded::parse(encoded.as_bytes()).chain(plain)
 }
 
 fn is_ipv6(text: &str) -> bool {
