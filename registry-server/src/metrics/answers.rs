@@ -18,7 +18,8 @@ use registry_core::cache::CacheStatus;
 
 use super::labels::{
     AGE_SECONDS, BODY_SECONDS, CacheLabels, FIRST_BYTE_SECONDS, HttpLabels, ListenerLabels,
-    ListenerName, Object, ReasonLabels, SideLabels, StaleLabels, UNKNOWN, Way, WayLabels, method,
+    ListenerName, Method, Object, ReasonLabels, SideLabels, StaleLabels, UNKNOWN, Usual, Way,
+    WayLabels,
 };
 use super::{Exposition, UpstreamLabels};
 use crate::front::Came;
@@ -69,7 +70,7 @@ pub(crate) enum Side {
 pub(crate) struct Answers(Arc<Counted>);
 
 struct Counted {
-    requests: Family<HttpLabels, Counter>,
+    requests: Requests,
     cache_requests: Family<CacheLabels, Counter>,
     served_bytes: Family<UpstreamLabels, Counter>,
     stale: Family<StaleLabels, Counter>,
@@ -91,6 +92,14 @@ struct OfUpstream {
     served_bytes: Counter,
 }
 
+/// A counter for each method, route and status.
+#[derive(Default)]
+struct Requests {
+    family: Family<HttpLabels, Counter>,
+    /// Of those that ask for an upstream's content, with the usual statuses.
+    found: [[[OnceLock<Counter>; Usual::ALL.len()]; Object::ALL.len()]; Method::ALL.len()],
+}
+
 /// A histogram for each object and way.
 struct Latencies {
     family: Family<WayLabels, Histogram, fn() -> Histogram>,
@@ -107,12 +116,7 @@ impl Answers {
             cut,
             ..
         } = &*self.0;
-        let labels = HttpLabels {
-            method: method(answer.method),
-            route: answer.route,
-            status: answer.status,
-        };
-        requests.get_or_create(&labels).inc();
+        requests.count(Method::of(answer.method), answer.route, answer.status);
         match answer.came {
             Some(Came::Error { reason, .. }) => {
                 failed.get_or_create(&ReasonLabels { reason }).inc();
@@ -232,7 +236,7 @@ impl Answers {
         exposition.register(
             "http_requests",
             "Requests of clients that have ended, by method, route and status of the answer.",
-            counted.requests.clone(),
+            counted.requests.family.clone(),
         );
         exposition.register(
             "cache_requests",
@@ -297,7 +301,7 @@ impl Answers {
 impl Default for Answers {
     fn default() -> Self {
         let counted = Counted {
-            requests: Family::default(),
+            requests: Requests::default(),
             cache_requests: Family::default(),
             served_bytes: Family::default(),
             stale: Family::default(),
@@ -322,6 +326,27 @@ impl Default for Answers {
 impl fmt::Debug for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answers").finish_non_exhaustive()
+    }
+}
+
+impl Requests {
+    fn count(&self, method: Method, route: &'static str, status: u16) {
+        let labels = HttpLabels {
+            method: method.as_str(),
+            route,
+            status,
+        };
+        match Object::of(route).zip(Usual::of(status)) {
+            Some((object, usual)) => {
+                let found = &self.found[method as usize][object as usize][usual as usize];
+                found
+                    .get_or_init(|| self.family.get_or_create_owned(&labels))
+                    .inc();
+            }
+            None => {
+                self.family.get_or_create(&labels).inc();
+            }
+        }
     }
 }
 

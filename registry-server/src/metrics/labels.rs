@@ -195,10 +195,57 @@ impl Way {
 }
 
 /// The methods that there are, and one word for all that a client may make up.
-pub(super) fn method(method: &str) -> &'static str {
-    match method {
-        "GET" => "GET",
-        "HEAD" => "HEAD",
-        _ => "other",
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Head,
+    Other,
+}
+
+impl Method {
+    pub(super) const ALL: [Self; 3] = [Self::Get, Self::Head, Self::Other];
+
+    pub(super) fn of(method: &str) -> Self {
+        match method {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            _ => Self::Other,
+        }
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// The statuses that nearly all answers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Usual {
+    Ok,
+    PartialContent,
+    NotModified,
+    NotFound,
+}
+
+impl Usual {
+    pub(super) const ALL: [Self; 4] = [
+        Self::Ok,
+        Self::PartialContent,
+        Self::NotModified,
+        Self::NotFound,
+    ];
+
+    pub(super) fn of(status: u16) -> Option<Self> {
+        Some(match status {
+            200 => Self::Ok,
+            206 => Self::PartialContent,
+            304 => Self::NotModified,
+            404 => Self::NotFound,
+            _ => return None,
+        })
     }
 }
