@@ -7,7 +7,6 @@ mod api;
 
 use std::net::SocketAddr;
 
-use futures::future::{BoxFuture, FutureExt as _};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::json;
@@ -117,23 +116,21 @@ impl Service for Admin {
     const ROUTE: &'static str = "admin";
     const TAKES_BODIES: bool = true;
 
-    fn answer<'a>(
+    async fn answer<'a>(
         &'a self,
         request: &'a Parts,
         body: RequestBody,
         entry: &'a mut Entry,
-    ) -> BoxFuture<'a, Answer> {
+    ) -> Answer {
         let path = request.uri.path();
         if api::is_below(path) {
-            return self.api.answer(request, body, entry.client()).boxed();
+            return self.api.answer(request, body, entry.client()).await;
         }
-        Box::pin(async move {
-            let answered = match has_body(&request.headers) {
-                true => Err(ApiError::body_refused()),
-                false => self.respond(&request.method, path).await,
-            };
-            answered.unwrap_or_else(Answer::from)
-        })
+        let answered = match has_body(&request.headers) {
+            true => Err(ApiError::body_refused()),
+            false => self.respond(&request.method, path).await,
+        };
+        answered.unwrap_or_else(Answer::from)
     }
 
     fn refuse(&self, request: &Parts, error: ApiError) -> Answer {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use registry_core::{Reference, Repository, UpstreamId};
 use tracing::{Span, info};
 
 use super::answer::Came;
@@ -28,38 +29,38 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 #[derive(Debug)]
 pub(super) struct Access {
     marks: Arc<Marks>,
-    answers: Answers,
+    told: Arc<Told>,
     trace: RequestTrace,
-    /// Whether this listener's requests are logged.
-    logged: bool,
     entry: Entry,
     progress: Progress,
 }
 
-/// To whom a listener's requests are told, and how.
-#[derive(Clone, Copy)]
-pub(super) struct Told<'a> {
-    pub(super) answers: &'a Answers,
+/// To whom the requests of a connection are told, and how.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) client: SocketAddr,
+    pub(super) answers: Answers,
     /// Whether they are logged.
     pub(super) logged: bool,
     /// What those are counted under that are not routed.
     pub(super) route: &'static str,
 }
 
-/// What a request asked, and what was made of it.
+/// What a request asked, and what was made of it. As it is: it becomes text where somebody wants to
+/// read it.
 #[derive(Debug)]
 pub(crate) struct Entry {
     started: Instant,
     client: SocketAddr,
-    method: String,
-    user_agent: Option<String>,
-    range: Option<String>,
+    method: Method,
+    user_agent: Option<HeaderValue>,
+    range: Option<HeaderValue>,
     pub(super) route: &'static str,
-    pub(super) upstream: Option<String>,
+    pub(super) upstream: Option<UpstreamId>,
     /// Whether it named one that is not configured.
     pub(super) upstream_is_unknown: bool,
-    pub(super) repository: Option<String>,
-    pub(super) reference: Option<String>,
+    pub(super) repository: Option<Repository>,
+    pub(super) reference: Option<Reference>,
     pub(super) came: Option<Came>,
     /// How long ago the upstream had confirmed what is served.
     pub(super) age: Option<Duration>,
@@ -91,32 +92,41 @@ impl Entry {
     pub(crate) fn client(&self) -> SocketAddr {
         self.client
     }
+
+    fn method_text(&self) -> String {
+        printable(self.method.as_str().as_bytes())
+    }
+
+    fn reference_text(&self) -> Option<String> {
+        self.reference.as_ref().map(ToString::to_string)
+    }
+
+    fn range_text(&self) -> Option<String> {
+        self.range.as_ref().map(header_text)
+    }
 }
 
 impl Access {
     pub(super) fn begin(
         method: &Method,
         headers: &HeaderMap,
-        client: SocketAddr,
         marks: Arc<Marks>,
-        told: Told<'_>,
+        told: Arc<Told>,
     ) -> Self {
         marks.begin_answer();
         let (flushed, of_files) = (marks.flushed(), marks.of_files());
         Self {
             marks,
-            answers: told.answers.clone(),
             trace: match told.logged {
                 true => RequestTrace::begin(headers),
                 false => RequestTrace::none(),
             },
-            logged: told.logged,
             entry: Entry {
                 started: Instant::now(),
-                client,
-                method: printable(method.as_str().as_bytes()),
-                user_agent: headers.get(USER_AGENT).map(header_text),
-                range: headers.get(RANGE).map(header_text),
+                client: told.client,
+                method: method.clone(),
+                user_agent: headers.get(USER_AGENT).cloned(),
+                range: headers.get(RANGE).cloned(),
                 route: told.route,
                 upstream: None,
                 upstream_is_unknown: false,
@@ -132,6 +142,7 @@ impl Access {
                 of_files,
                 ..Progress::default()
             },
+            told,
         }
     }
 
@@ -227,10 +238,12 @@ impl Access {
         } = self;
         let upstream = match &entry.upstream {
             _ if entry.upstream_is_unknown => Some(Named::Unknown),
-            upstream => upstream.as_deref().map(Named::Configured),
+            upstream => upstream
+                .as_ref()
+                .map(|upstream| Named::Configured(upstream.as_str())),
         };
-        self.answers.ended(&Ended {
-            method: &entry.method,
+        self.told.answers.ended(&Ended {
+            method: entry.method.as_str(),
             route: entry.route,
             status: entry.status,
             upstream,
@@ -249,18 +262,18 @@ impl Access {
         info!(
             target: "access",
             client = %entry.client,
-            method = entry.method,
+            method = entry.method_text(),
             route = entry.route,
-            upstream = entry.upstream,
-            repository = entry.repository,
-            reference = entry.reference,
-            range = entry.range,
+            upstream = entry.upstream.as_ref().map(UpstreamId::as_str),
+            repository = entry.repository.as_ref().map(Repository::as_str),
+            reference = entry.reference_text(),
+            range = entry.range_text(),
             status = entry.status,
             cache_status,
             cache_detail = cache_detail.flatten(),
             bytes = sent,
             duration_ms = millis(elapsed),
-            user_agent = entry.user_agent,
+            user_agent = entry.user_agent.as_ref().map(header_text),
             aborted = (cut_by == Some(Side::Client)).then_some(true),
             error = entry.error,
             trace_id = self.trace.id().map(display),
@@ -272,12 +285,15 @@ impl Access {
         let entry = &self.entry;
         self.trace.end(|span| {
             let (cache_status, cache_detail) = entry.came.map(Came::words).unzip();
-            span.record("method", &entry.method);
+            span.record("method", entry.method_text());
             span.record("route", entry.route);
-            span.record("upstream", &entry.upstream);
-            span.record("repository", &entry.repository);
-            span.record("reference", &entry.reference);
-            span.record("range", &entry.range);
+            span.record("upstream", entry.upstream.as_ref().map(UpstreamId::as_str));
+            span.record(
+                "repository",
+                entry.repository.as_ref().map(Repository::as_str),
+            );
+            span.record("reference", entry.reference_text());
+            span.record("range", entry.range_text());
             span.record("status", entry.status);
             span.record("cache_status", cache_status);
             span.record("cache_detail", cache_detail.flatten());
@@ -303,7 +319,7 @@ impl Drop for Access {
         }
         let cut_by = self.cut_by();
         self.count(sent, elapsed, cut_by);
-        if self.logged {
+        if self.told.logged {
             self.log(sent, elapsed, cut_by);
         }
         self.end_trace(sent);

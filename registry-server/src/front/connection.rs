@@ -1,21 +1,24 @@
 //! One client's connection, from its first request to an orderly close (I2).
 
 use std::convert::Infallible;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use registry_core::{Clock as _, SystemClock};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug};
 
@@ -56,35 +59,40 @@ pub(super) async fn serve<S: Service>(
         .then(|| Arc::new(Outbox::default()));
     let (outgoing, watched) = (outbox.clone(), Arc::clone(&marks));
     let wire = Wire::new(stream, outgoing, watched, limits.write_idle_max);
-    let handler = service_fn(|request| {
-        let asked = Asked {
-            client,
-            marks: Arc::clone(&marks),
-            outbox: outbox.clone(),
-        };
-        let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
-        respond(request, asked, service, limits, &answers)
-    });
+    let answering = Answering::new(service, Arc::clone(&limits), answers, client);
+    let handler = service_fn(|request| answering.respond(request, &marks, outbox.clone()));
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
         // A body that stands for a file must come to the socket as it is.
         .writev(true)
-        .header_read_timeout(limits.request_wait_max)
+        // A timer for every request, where one for the connection does: see `silence`.
+        .header_read_timeout(None)
         .max_buf_size(limits.connection_buffer_bytes.max(BUFFER_BYTES_MIN))
         .serve_connection(TokioIo::new(wire), handler);
-    // Ends a drain early where a client has sent half a request and leaves it at that.
-    let mut patience = None;
+    let mut events = events(&stop, &marks, &limits);
     let outcome = loop {
-        tokio::select! {
+        let event = tokio::select! {
+            biased;
             outcome = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break Some(outcome),
-            () = stop.abort.cancelled() => break None,
-            () = stop.drain.cancelled(), if patience.is_none() => {
-                patience = Some(Instant::now() + limits.linger_max);
+            Some(event) = events.next() => event,
+        };
+        match event {
+            Event::Abort => break None,
+            Event::Silence => {
+                debug!(%client, "a client asks for nothing more");
+                break None;
             }
-            () = until(patience), if !marks.is_answering() => break None,
+            Event::Drain => {
+                Pin::new(&mut connection).graceful_shutdown();
+                let linger = sleep(limits.linger_max).map(|()| Event::Linger);
+                events.push(linger.boxed());
+            }
+            // Half a request was sent, and it was left at that.
+            Event::Linger if !marks.is_answering() => break None,
+            // hyper closes the connection behind what is being answered.
+            Event::Linger => {}
         }
-        Pin::new(&mut connection).graceful_shutdown();
     };
+    drop(events);
     let stream = connection.into_parts().io.into_inner().into_inner();
     let last_words = match outcome {
         // hyper's own answer was kept back; to the preface of HTTP/2, it gives none.
@@ -106,49 +114,96 @@ pub(super) async fn serve<S: Service>(
     close(stream, last_words, &limits).await;
 }
 
-/// On what a request came.
-pub(super) struct Asked {
-    pub(super) client: SocketAddr,
-    /// Told of the answer.
-    pub(super) marks: Arc<Marks>,
-    /// Where bodies put files that the kernel is to send, if it can.
-    pub(super) outbox: Option<Arc<Outbox>>,
+/// What all requests of a connection are answered with. Each takes a share of it, and of nothing that
+/// other connections share: what two threads count is paid for by both.
+pub(super) struct Answering<S> {
+    shared: Arc<Shared<S>>,
+    told: Arc<Told>,
 }
 
-/// Answers one request.
-pub(super) fn respond<S: Service>(
-    request: Request<Incoming>,
-    asked: Asked,
+struct Shared<S> {
     service: Arc<S>,
     limits: Arc<FrontLimits>,
-    answers: &Answers,
-) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send + use<S> {
-    let (request, body) = request.into_parts();
-    let mut access = Access::begin(
-        &request.method,
-        &request.headers,
-        asked.client,
-        asked.marks,
-        Told {
+}
+
+impl<S: Service> Answering<S> {
+    pub(super) fn new(
+        service: Arc<S>,
+        limits: Arc<FrontLimits>,
+        answers: Answers,
+        client: SocketAddr,
+    ) -> Self {
+        let told = Told {
+            client,
             answers,
             logged: S::LOGGED,
             route: S::ROUTE,
-        },
-    );
-    let (span, outbox) = (access.span().clone(), asked.outbox);
-    let answering = async move {
-        let body = RequestBody::new(body);
-        let answer = answer(&*service, &request, body, access.entry(), &limits).await;
-        Ok(answer.respond(&request.method, access, outbox))
-    };
-    Box::pin(answering.instrument(span))
+        };
+        Self {
+            shared: Arc::new(Shared { service, limits }),
+            told: Arc::new(told),
+        }
+    }
+
+    /// Answers one request, and tells its marks of it; bodies put files that the kernel is to send
+    /// into the outbox, if there is one.
+    pub(super) fn respond(
+        &self,
+        request: Request<Incoming>,
+        marks: &Arc<Marks>,
+        outbox: Option<Arc<Outbox>>,
+    ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> + Send + use<S> {
+        let (request, body) = request.into_parts();
+        let (marks, told) = (Arc::clone(marks), Arc::clone(&self.told));
+        let mut access = Access::begin(&request.method, &request.headers, marks, told);
+        let (span, shared) = (access.span().clone(), Arc::clone(&self.shared));
+        let answering = async move {
+            let Shared { service, limits } = &*shared;
+            let body = RequestBody::new(body);
+            let answer = answer(&**service, &request, body, access.entry(), limits).await;
+            Ok(answer.respond(&request.method, access, outbox))
+        };
+        Box::pin(answering.instrument(span))
+    }
 }
 
-/// Waits until then; for ever where that is not set.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => pending().await,
+/// What happens to a connection besides its requests.
+enum Event {
+    /// It is to end at once.
+    Abort,
+    /// It is to end behind what is being answered.
+    Drain,
+    /// It had some time for that.
+    Linger,
+    /// Its client has not asked for anything for as long as it may.
+    Silence,
+}
+
+/// Each is asked again only when it was woken: as branches of a `select!` all of them would be asked
+/// whenever the socket has something, and all connections would meet at the locks behind them.
+fn events<'a>(
+    stop: &'a Stop,
+    marks: &'a Marks,
+    limits: &'a FrontLimits,
+) -> FuturesUnordered<BoxFuture<'a, Event>> {
+    let events = FuturesUnordered::new();
+    events.push(stop.abort.cancelled().map(|()| Event::Abort).boxed());
+    events.push(stop.drain.cancelled().map(|()| Event::Drain).boxed());
+    let silence = silence(marks, limits.request_wait_max);
+    events.push(silence.map(|()| Event::Silence).boxed());
+    events
+}
+
+/// Ends when nothing has been asked for so long, and nothing is being answered. Its timer is set
+/// anew when it has run out, and not with every request.
+async fn silence(marks: &Marks, limit: Duration) {
+    loop {
+        let begins = marks.idle_since();
+        let until = begins.unwrap_or_else(Instant::now) + limit;
+        if begins.is_some() && until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
     }
 }
 

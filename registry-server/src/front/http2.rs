@@ -24,7 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
-use super::connection::{Asked, Stop, close, respond};
+use super::connection::{Answering, Stop, close};
 use super::limits::FrontLimits;
 use super::service::Service;
 use crate::metrics::Answers;
@@ -46,16 +46,11 @@ pub(super) async fn serve<S: Service>(
 ) {
     let (stream, lent) = Shared::new(stream);
     let streams = Streams::default();
+    let answering = Answering::new(service, Arc::clone(&limits), answers, client);
     let handler = service_fn(|request| {
         let outgoing = Arc::new(Outgoing::default());
         streams.announce(Arc::clone(&outgoing));
-        let asked = Asked {
-            client,
-            marks: Arc::clone(outgoing.marks()),
-            outbox: None,
-        };
-        let (service, limits) = (Arc::clone(&service), Arc::clone(&limits));
-        let responding = respond(request, asked, service, limits, &answers);
+        let responding = answering.respond(request, outgoing.marks(), None);
         async move {
             let response = responding.await?;
             Ok::<_, std::convert::Infallible>(response.map(|body| StreamBody::new(body, outgoing)))

@@ -4,11 +4,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, HOST, RANGE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Version};
-use registry_core::{CacheError, RegistryCache, UpstreamId};
+use registry_core::{CacheError, Reference, RegistryCache, UpstreamId};
 use tracing::error;
 
 use super::access::Entry;
@@ -40,7 +39,7 @@ pub(crate) trait Service: Send + Sync + 'static {
         request: &'a Parts,
         body: RequestBody,
         entry: &'a mut Entry,
-    ) -> BoxFuture<'a, Answer>;
+    ) -> impl Future<Output = Answer> + Send + 'a;
 
     /// Whether the kernel is to send what its answers have in files.
     fn sends_files(&self) -> bool {
@@ -65,13 +64,13 @@ impl Service for Registry {
     const ROUTE: &'static str = "none";
     const TAKES_BODIES: bool = false;
 
-    fn answer<'a>(
+    async fn answer<'a>(
         &'a self,
         request: &'a Parts,
         _: RequestBody,
         entry: &'a mut Entry,
-    ) -> BoxFuture<'a, Answer> {
-        Box::pin(self.route(request, entry))
+    ) -> Answer {
+        self.route(request, entry).await
     }
 
     fn sends_files(&self) -> bool {
@@ -96,11 +95,10 @@ impl Registry {
             Ok(route) => (route.upstream(), route.repository()),
             Err(error) => (error.upstream.as_ref(), error.repository.as_ref()),
         };
-        entry.upstream = upstream.map(ToString::to_string);
+        entry.upstream = upstream.cloned();
         entry.upstream_is_unknown =
             matches!(&routed, Err(error) if error.fault == Fault::UnknownUpstream);
-        entry.repository = repository.map(ToString::to_string);
-        let upstream = upstream.cloned();
+        entry.repository = repository.cloned();
         let answered = match routed {
             Ok(route) => self.serve(&route, request, entry).await,
             Err(error) => Err(ApiError::from(&error.fault)),
@@ -109,7 +107,7 @@ impl Registry {
             entry.error = error.cause.take();
             error.into()
         });
-        answer.of_registry(upstream.as_ref())
+        answer.of_registry(entry.upstream.as_ref())
     }
 
     async fn serve(
@@ -122,11 +120,11 @@ impl Registry {
         match route {
             Route::Ping { .. } => Ok(Answer::json(b"{}".to_vec())),
             Route::Manifest { origin, reference } => {
-                entry.reference = Some(reference.to_string());
+                entry.reference = Some(reference.clone());
                 self.manifest(origin, reference, request).await
             }
             Route::Blob { origin, digest } => {
-                entry.reference = Some(digest.to_string());
+                entry.reference = Some(Reference::Digest(*digest));
                 self.blob(origin, *digest, request).await
             }
             Route::Tags {
@@ -143,7 +141,7 @@ impl Registry {
                 artifact_type,
                 page,
             } => {
-                entry.reference = Some(subject.to_string());
+                entry.reference = Some(Reference::Digest(*subject));
                 self.referrers(&Referring {
                     origin,
                     name,

@@ -29,8 +29,11 @@ const ENDING: u8 = 2;
 
 /// What a connection's socket, its service and its bodies tell each other; in HTTP/2, what one
 /// request's do. All of them run in the connection's one task.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Marks {
+    began: Instant,
+    /// Milliseconds from then until it was last [`IDLE`].
+    idle_since_ms: AtomicU64,
     written: AtomicU64,
     /// Those of them that the kernel took from files.
     of_files: AtomicU64,
@@ -44,6 +47,23 @@ pub(super) struct Marks {
     kept_back: AtomicBool,
     /// Why the mirror ended the connection, where it could not send what it had promised.
     broken: OnceLock<String>,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            idle_since_ms: AtomicU64::default(),
+            written: AtomicU64::default(),
+            of_files: AtomicU64::default(),
+            flushed: AtomicU64::default(),
+            flushes: AtomicU64::default(),
+            phase: AtomicU8::new(IDLE),
+            waiting: AtomicWaker::default(),
+            kept_back: AtomicBool::default(),
+            broken: OnceLock::default(),
+        }
+    }
 }
 
 impl Marks {
@@ -82,7 +102,7 @@ impl Marks {
         self.flushed.store(self.written(), Ordering::Relaxed);
         self.flushes.fetch_add(1, Ordering::Relaxed);
         if self.phase.load(Ordering::Relaxed) == ENDING {
-            self.phase.store(IDLE, Ordering::Relaxed);
+            self.begin_idling();
         }
         self.waiting.wake();
     }
@@ -100,6 +120,18 @@ impl Marks {
     /// Whether a request has come whose answer has not all gone yet.
     pub(super) fn is_answering(&self) -> bool {
         self.phase.load(Ordering::Relaxed) != IDLE
+    }
+
+    /// Since when nothing is being answered; `None` while something is.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let since = Duration::from_millis(self.idle_since_ms.load(Ordering::Relaxed));
+        (!self.is_answering()).then(|| self.began + since)
+    }
+
+    fn begin_idling(&self) {
+        let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.idle_since_ms.store(elapsed, Ordering::Relaxed);
+        self.phase.store(IDLE, Ordering::Relaxed);
     }
 
     /// Whether hyper answered something by itself, and the client has not seen it.
