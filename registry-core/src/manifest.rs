@@ -24,8 +24,8 @@ pub struct Manifest(Arc<Whole>);
 struct Whole {
     descriptor: Descriptor,
     bytes: Bytes,
-    /// See [`Manifest::last_named`].
-    last_named: Option<LinkTarget>,
+    /// What it names: asked for by every hit, and not worth reading the bytes for each time.
+    links: Box<[Link]>,
 }
 
 impl Manifest {
@@ -72,7 +72,7 @@ impl Manifest {
     ) -> Result<Self, ManifestError> {
         let document = Document::parse(&bytes)?;
         let media_type = document.media_type(content_type)?;
-        let last_named = document.contents().links().last().map(|link| link.target);
+        let links = document.contents().links().into_boxed_slice();
         let size = bytes.len() as u64;
         Ok(Self(Arc::new(Whole {
             descriptor: Descriptor {
@@ -81,7 +81,7 @@ impl Manifest {
                 size,
             },
             bytes,
-            last_named,
+            links,
         })))
     }
 
@@ -106,14 +106,8 @@ impl Manifest {
     }
 
     /// What this manifest names: by I5, whoever may read it in a repository may read these there.
-    pub fn links(&self) -> Vec<Link> {
-        self.contents().links()
-    }
-
-    /// The last of [`Self::links`], which stands for all of them: they are linked together. It is
-    /// known without another look at the bytes.
-    pub(crate) fn last_named(&self) -> Option<LinkTarget> {
-        self.0.last_named
+    pub fn links(&self) -> &[Link] {
+        &self.0.links
     }
 
     /// What it is made of, as far as it can be used: what names no digest of ours is left out.

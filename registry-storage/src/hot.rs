@@ -12,7 +12,7 @@ use crate::options::DiskOptions;
 
 /// How many manifests the cache makes room for at first.
 const ENTRIES: usize = 1_024;
-/// What a manifest takes beside its bytes.
+/// What a manifest takes beside its bytes and its links.
 const ENTRY_BYTES: u64 = 512;
 
 /// What was asked for lately: shared by the folder, which puts it here and takes it out, and by
@@ -30,7 +30,8 @@ pub(crate) struct Weigh;
 
 impl Weighter<Digest, Manifest> for Weigh {
     fn weight(&self, _: &Digest, manifest: &Manifest) -> u64 {
-        manifest.bytes().len() as u64 + ENTRY_BYTES
+        let bytes = manifest.bytes().len() + size_of_val(manifest.links());
+        bytes as u64 + ENTRY_BYTES
     }
 }
 

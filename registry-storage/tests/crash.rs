@@ -324,7 +324,7 @@ fn linked_manifest() -> (Manifest, Vec<Link>) {
     let layers = [1, 2].map(|n| format!(r#"{{"digest":"{}","size":{n}}}"#, digest_of(&[n])));
     let bytes = format!(r#"{{"layers":[{}]}}"#, layers.join(","));
     let manifest = Manifest::of_bytes(None, bytes.into()).unwrap();
-    let mut links = manifest.links();
+    let mut links = manifest.links().to_vec();
     links.push(Link {
         target: LinkTarget::Manifest(manifest.digest()),
         size: Some(manifest.descriptor().size),

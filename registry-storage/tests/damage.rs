@@ -129,7 +129,7 @@ fn origin(repository: &str) -> Origin {
 }
 
 fn links_of(manifest: &Manifest) -> Vec<Link> {
-    let mut links = manifest.links();
+    let mut links = manifest.links().to_vec();
     links.push(Link {
         target: LinkTarget::Manifest(manifest.digest()),
         size: Some(manifest.descriptor().size),

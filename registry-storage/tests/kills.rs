@@ -67,7 +67,7 @@ async fn pull(store: &DiskStore, n: u64, at: &Origin) {
     let image = image(n);
     let target = LinkTarget::Manifest(image.digest());
     let tag = Tag::parse("latest").unwrap();
-    let mut links = image.links();
+    let mut links = image.links().to_vec();
     links.push(Link { target, size: None });
     store.put_manifest(image.clone()).await.unwrap();
     store.link(at, links.clone()).await.unwrap();

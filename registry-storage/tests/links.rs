@@ -51,7 +51,7 @@ fn index_of(images: &[Manifest]) -> Manifest {
 }
 
 fn links_of(manifest: &Manifest) -> Vec<Link> {
-    let mut links = manifest.links();
+    let mut links = manifest.links().to_vec();
     links.push(Link {
         target: LinkTarget::Manifest(manifest.digest()),
         size: Some(manifest.descriptor().size),

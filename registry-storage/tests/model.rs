@@ -157,7 +157,7 @@ fn manifest(n: u8, kind: u8) -> Manifest {
 
 /// A manifest's own link, and those of what it names.
 fn links_of(manifest: &Manifest) -> Vec<Link> {
-    let mut links = manifest.links();
+    let mut links = manifest.links().to_vec();
     links.push(Link {
         target: LinkTarget::Manifest(manifest.digest()),
         size: Some(manifest.descriptor().size),

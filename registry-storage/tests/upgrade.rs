@@ -55,7 +55,7 @@ async fn former() -> Former {
     for manifest in [&image, &bare] {
         store.put_manifest(manifest.clone()).await.unwrap();
     }
-    let mut links = image.links();
+    let mut links = image.links().to_vec();
     let target = LinkTarget::Manifest(image.digest());
     links.push(Link { target, size: None });
     for repository in ["first", "another"] {

@@ -176,8 +176,8 @@ impl Inner {
     /// one that another origin brought is then served without ever having been fetched here. The
     /// last that it names stands for all, which are linked together.
     async fn grant_named(self: &Arc<Self>, origin: &Origin, manifest: &Manifest) {
-        if let Some(named) = manifest.last_named()
-            && self.linked(origin, named).await.is_none()
+        if let Some(named) = manifest.links().last()
+            && self.linked(origin, named.target).await.is_none()
         {
             self.grant_manifest(origin, manifest).await;
         }
@@ -225,7 +225,7 @@ fn links_with(manifest: &Manifest) -> Vec<Link> {
         target: LinkTarget::Manifest(manifest.digest()),
         size: Some(manifest.descriptor().size),
     };
-    let mut links = manifest.links();
+    let mut links = manifest.links().to_vec();
     links.push(own);
     links
 }

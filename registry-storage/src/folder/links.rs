@@ -132,7 +132,7 @@ impl Folder {
 
 /// What is linked with a manifest: itself, and what it names.
 pub(super) fn links_of(manifest: &Manifest) -> Vec<Link> {
-    let mut links = manifest.links();
+    let mut links = manifest.links().to_vec();
     links.push(Link {
         target: LinkTarget::Manifest(manifest.digest()),
         size: Some(manifest.descriptor().size),

@@ -147,7 +147,7 @@ impl State {
         }
         self.documents.remove(&digest);
         self.note(LinkTarget::Manifest(digest), origin).await?;
-        let mut links = manifest.links();
+        let mut links = manifest.links().to_vec();
         for link in &links {
             let blob = link.target.digest();
             if matches!(link.target, LinkTarget::Blob(_)) && self.unclaimed.remove(&blob) {
