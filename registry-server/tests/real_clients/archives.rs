@@ -154,6 +154,7 @@ fn archives_of_skopeo_and_docker_are_imported() {
     let options = crate::mirror::MirrorOptions {
         data: workshop.path("far-data"),
         upstreams: Vec::new(),
+        tls: None,
     };
     let far = Mirror::start(workshop, &options);
     let whole = "docker.io/library/of-skopeo";

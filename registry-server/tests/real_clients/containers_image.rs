@@ -30,9 +30,13 @@ impl Way {
         }
     }
 
-    /// What allows plain HTTP, where no configuration does.
-    fn tls_flag(self, flag: &'static str) -> Option<&'static str> {
-        (self == Self::Path).then_some(flag)
+    /// What names the mirror's authority; or else what allows plain HTTP, where no configuration
+    /// does. `prefix`: of the flags.
+    fn tls_flag(self, site: &Site, prefix: &str) -> Option<String> {
+        match &site.certs {
+            Some(certs) => Some(format!("--{prefix}cert-dir={}", certs.display())),
+            None => (self == Self::Path).then(|| format!("--{prefix}tls-verify=false")),
+        }
     }
 }
 
@@ -78,7 +82,7 @@ impl Client for Skopeo {
             skopeo.arg("--registries.d").arg(folder);
         }
         skopeo.args(["copy", "--quiet", "--all"]);
-        skopeo.args(self.way.tls_flag("--src-tls-verify=false"));
+        skopeo.args(self.way.tls_flag(site, "src-"));
         skopeo.arg(format!("docker://{}", self.way.name_of(published, site)));
         skopeo.arg(format!("dir:{}", image.display()));
         site.workshop.run("skopeo-copy", skopeo);
@@ -175,7 +179,7 @@ impl Client for Podman {
     #[track_caller]
     fn pull(&self, site: &Site, published: &Published) -> Content {
         let name = self.way.name_of(published, site);
-        let flag = self.way.tls_flag("--tls-verify=false").unwrap_or_default();
+        let flag = self.way.tls_flag(site, "").unwrap_or_default();
         self.run(site, &format!("\"$@\" pull --quiet {flag} {name}"));
         self.content(site, &name)
     }

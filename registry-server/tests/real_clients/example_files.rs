@@ -4,6 +4,7 @@
 mod checks;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// The mirror's address in every file.
@@ -34,6 +35,23 @@ impl ExampleFiles {
         }
         Self {
             folder: folder.to_owned(),
+        }
+    }
+
+    /// Changes what a mirror with TLS wants changed: the URL, the authority in `hosts.toml`, and
+    /// leave to do without.
+    #[track_caller]
+    pub(crate) fn secure(&self, mirror: SocketAddr, ca_file: &Path) {
+        for path in files_under(&self.folder) {
+            let text = read(&path);
+            let mut text = text
+                .replace(&format!("http://{mirror}"), &format!("https://{mirror}"))
+                .replace("insecure = true\n", "");
+            if path.ends_with("hosts.toml") {
+                assert!(text.ends_with('\n'), "the table of the host stands last");
+                text += &format!("  ca = {ca_file:?}\n");
+            }
+            fs::write(path, text).expect("write");
         }
     }
 

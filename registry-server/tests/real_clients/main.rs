@@ -88,6 +88,34 @@ fn skopeo_by_path() {
 }
 
 #[test]
+fn containerd_over_tls() {
+    if requirements::are_met("containerd", &containerd::PROGRAMS) {
+        Scene::start_secured().play(Ctr::start);
+    }
+}
+
+#[test]
+fn kubelet_over_tls() {
+    if requirements::are_met("kubelet", &containerd::PROGRAMS) {
+        Scene::start_secured().play(Kubelet::start);
+    }
+}
+
+#[test]
+fn podman_over_tls() {
+    if requirements::are_met("podman", &containers_image::PODMAN_PROGRAMS) {
+        Scene::start_secured().play(|site, act| Podman::start(site, Way::Path, act));
+    }
+}
+
+#[test]
+fn skopeo_over_tls() {
+    if requirements::are_met("skopeo", &[]) {
+        Scene::start_secured().play(|site, act| Skopeo::start(site, Way::Configured, act));
+    }
+}
+
+#[test]
 fn a_mirror_started_without_its_upstreams_serves_what_it_holds() {
     if !requirements::are_met("skopeo", &[]) {
         return;

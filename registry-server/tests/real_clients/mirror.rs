@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use registry_server::front::TlsFiles;
+
 use crate::workshop::{NoNetwork, Process, Workshop, command, with_hosts};
 
 /// Names another binary to test: a release build, or one out of a package.
@@ -23,6 +25,8 @@ const SERVE: [&str; 5] = [
 pub(crate) struct MirrorOptions {
     pub(crate) data: PathBuf,
     pub(crate) upstreams: Vec<(&'static str, SocketAddr)>,
+    /// Where it finds its certificate, if it speaks TLS.
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 /// How to start a mirror by a file of its configuration, in a network of the test's making.
@@ -50,6 +54,10 @@ impl Mirror {
         mirror.args(SERVE).arg("--data-dir").arg(&options.data);
         for (name, address) in &options.upstreams {
             mirror.args(["--upstream", &format!("{name}=http://{address}")]);
+        }
+        if let Some(tls) = &options.tls {
+            mirror.arg("--tls-cert-file").arg(&tls.cert_file);
+            mirror.arg("--tls-key-file").arg(&tls.key_file);
         }
         Self::spawn(workshop, mirror)
     }
@@ -129,9 +137,10 @@ fn admin_address(output: &str) -> Option<SocketAddr> {
     Some(address.parse().expect("the mirror prints its address"))
 }
 
-/// The address in the line `registry-server 0.1.0, listening on 127.0.0.1:5000`.
+/// The address in the line `registry-server 0.1.0, listening on 127.0.0.1:5000, with TLS`.
 fn listen_address(output: &str) -> Option<SocketAddr> {
     let (_, rest) = output.split_once(", listening on ")?;
-    let (address, _) = rest.split_once('\n')?;
+    let (line, _) = rest.split_once('\n')?;
+    let address = line.strip_suffix(", with TLS").unwrap_or(line);
     Some(address.parse().expect("the mirror prints its address"))
 }

@@ -125,6 +125,7 @@ fn prometheus_scrapes_and_evaluates_the_alert_rules() {
     let options = MirrorOptions {
         data: workshop.path("mirror-data"),
         upstreams: vec![("registry.example", NOBODY)],
+        tls: None,
     };
     let mirror = Mirror::start(&workshop, &options);
     let admin = mirror.admin_address();

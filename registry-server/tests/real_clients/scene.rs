@@ -2,6 +2,10 @@
 //! and the mirror between them and the clients.
 
 use std::collections::BTreeMap;
+use std::fs;
+
+use registry_server::front::TlsFiles;
+use registry_server::testing::FixtureTls;
 
 use crate::image::{BaseLayer, Image};
 use crate::mirror::{Mirror, MirrorOptions};
@@ -29,7 +33,35 @@ pub(crate) struct Scene {
 impl Scene {
     #[track_caller]
     pub(crate) fn start() -> Self {
+        Self::start_in(Workshop::new(), None)
+    }
+
+    /// The same with a mirror that speaks TLS, and clients that trust its certificate and no other.
+    #[track_caller]
+    pub(crate) fn start_secured() -> Self {
         let workshop = Workshop::new();
+        let folder = workshop.create_folder("tls");
+        let tls = TlsFiles {
+            cert_file: folder.join("cert.pem"),
+            key_file: folder.join("key.pem"),
+        };
+        let fixture = FixtureTls::generate();
+        for (file, text) in [
+            (&tls.cert_file, &fixture.server_cert_pem),
+            (&tls.key_file, &fixture.server_key_pem),
+            (&folder.join("ca.crt"), &fixture.ca_pem),
+        ] {
+            fs::write(file, text).expect("write a certificate");
+        }
+        let mut scene = Self::start_in(workshop, Some(tls));
+        let ca = scene.site.workshop.create_folder("certs.d");
+        fs::copy(folder.join("ca.crt"), ca.join("ca.crt")).expect("copy the authority");
+        scene.site.secure(ca);
+        scene
+    }
+
+    #[track_caller]
+    fn start_in(workshop: Workshop, tls: Option<TlsFiles>) -> Self {
         let base = BaseLayer::new();
         let mut origins = Vec::new();
         let mut published = Vec::new();
@@ -56,6 +88,7 @@ impl Scene {
         let mirror_options = MirrorOptions {
             data: workshop.path("mirror-data"),
             upstreams: [DOCKER_IO, QUAY_IO].into_iter().zip(addresses).collect(),
+            tls,
         };
         let mirror = Mirror::start(&workshop, &mirror_options);
         Self {

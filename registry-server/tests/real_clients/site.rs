@@ -2,6 +2,7 @@
 //! `examples/config` with that mirror's address.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::example_files::ExampleFiles;
 use crate::image::Content;
@@ -33,6 +34,8 @@ pub(crate) trait Client {
 pub(crate) struct Site {
     pub(crate) examples: ExampleFiles,
     pub(crate) mirror: SocketAddr,
+    /// A folder with the authority of the mirror's certificate, where it speaks TLS: `ca.crt`.
+    pub(crate) certs: Option<PathBuf>,
     pub(crate) workshop: Workshop,
 }
 
@@ -43,8 +46,16 @@ impl Site {
         Self {
             examples: ExampleFiles::render(&workshop.create_folder(name), mirror),
             mirror,
+            certs: None,
             workshop,
         }
+    }
+
+    /// Leads clients to the mirror by `https://`, as the README says.
+    #[track_caller]
+    pub(crate) fn secure(&mut self, certs: PathBuf) {
+        self.examples.secure(self.mirror, &certs.join("ca.crt"));
+        self.certs = Some(certs);
     }
 
     /// Pulls with `client` what was published, and panics where it got something else.
