@@ -21,7 +21,7 @@ use crate::spread::Unit;
 /// In milliseconds.
 const TARGET: Target = Target::AtMost(100.0);
 /// Blobs that are recorded at a time, as a large manifest would.
-const BATCH: u64 = 1_000;
+const BATCH: u64 = 100;
 /// Parts of a data folder.
 const FORMAT: &str = "format";
 const INDEX: &str = "index";

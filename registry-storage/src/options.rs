@@ -60,6 +60,9 @@ pub(crate) const UNSETTLED_DUE: usize = 64;
 pub(crate) const UNSETTLED_MAX: usize = 256;
 /// After a write to the index failed, how long until it is opened anew to write again.
 pub(crate) const INDEX_REVIVE_AFTER: Duration = Duration::from_secs(5);
+/// Changes since the index was opened from which on their log is read when it is closed, rather than
+/// at the next start: fewer are read in some milliseconds.
+pub(crate) const INDEX_REREAD_WRITES: u64 = 500;
 
 /// How long sled may take to let go of its file.
 pub(crate) const INDEX_FREE_WAIT_MAX: Duration = Duration::from_secs(10);

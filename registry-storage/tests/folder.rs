@@ -537,3 +537,33 @@ async fn access_times_are_written_in_batches() {
         "written with what is kept"
     );
 }
+
+/// Where sled has noted its pages: the names tell how far in the log that was.
+fn noted(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder.join("index")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("snap.")).collect()
+}
+
+#[tokio::test]
+async fn the_log_of_many_changes_is_read_when_the_store_is_closed() {
+    let dir = TempDir::new().unwrap();
+    let mut blobs = 0_u64;
+    for (changes, is_read) in [(10, false), (600, true)] {
+        let store = DiskStore::open(dir.path()).await.unwrap();
+        let before = noted(dir.path());
+        for _ in 0..changes {
+            blobs += 1;
+            let row = (
+                digest_of(&blobs.to_le_bytes()),
+                1,
+                Timestamp::from_millis(1),
+            );
+            store.plant_blobs(vec![row]).await.unwrap();
+        }
+        store.close().await.unwrap();
+        assert_eq!(noted(dir.path()) != before, is_read, "{changes} changes");
+    }
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    assert_eq!(store.usage().await.unwrap().blobs, blobs);
+}

@@ -6,6 +6,8 @@
 //!   [`FormatFile`](crate::format::FormatFile).
 //! - Its flush ends in `sync_file_range`, which does not outlive a power cut: [`Index::flush`]
 //!   syncs the file itself.
+//! - It notes where its pages are when it is opened, and never else: the next opening reads all of
+//!   the log that came later. [`Index::close`] opens it once more where that is much.
 //! - Once a write has failed (a full disk), every later one fails until it is opened anew: a write
 //!   does that here, at most every [`INDEX_REVIVE_AFTER`]. What was not flushed is lost then; see
 //!   [`Opening`], and `folder/settle.rs` for how it is put right.
@@ -42,7 +44,9 @@ pub(crate) use self::hot::HotRows;
 
 use crate::format::FORMAT;
 use crate::layout::{Layout, found};
-use crate::options::{DiskOptions, INDEX_FREE_POLL, INDEX_FREE_WAIT_MAX, INDEX_REVIVE_AFTER};
+use crate::options::{
+    DiskOptions, INDEX_FREE_POLL, INDEX_FREE_WAIT_MAX, INDEX_REREAD_WRITES, INDEX_REVIVE_AFTER,
+};
 use tables::Table;
 
 const FORMAT_KEY: &[u8] = b"format";
@@ -137,6 +141,8 @@ pub(crate) struct Index {
     /// How often it was opened anew; counted up while nobody reads or writes `trees`.
     revived: AtomicU64,
     failed_at: Mutex<Option<Instant>>,
+    /// Changes that came since it was opened.
+    writes: AtomicU64,
     /// The number of the last flush that succeeded.
     flushed: Mutex<u64>,
     flushes_begun: AtomicU64,
@@ -165,6 +171,7 @@ impl Index {
             trees: RwLock::new(Some(trees)),
             revived: AtomicU64::new(0),
             failed_at: Mutex::default(),
+            writes: AtomicU64::new(0),
             flushed: Mutex::default(),
             flushes_begun: AtomicU64::new(0),
             books: Mutex::default(),
@@ -250,6 +257,7 @@ impl Index {
             Err(sync::TryLockError::Poisoned(_books)) => self.revive(),
             Err(sync::TryLockError::WouldBlock) => {}
         }
+        self.writes.fetch_add(1, Ordering::Relaxed);
         let written = {
             let trees = self.trees();
             let trees = trees.as_ref().ok_or_else(unavailable)?;
@@ -311,13 +319,26 @@ impl Index {
         error
     }
 
-    /// Closes it, and waits until the file is let go of. Every later call fails.
+    /// Closes it, and waits until the file is let go of. Every later call fails. After many changes
+    /// their log is read once more, so that the next start need not: there somebody waits.
     ///
     /// # Errors
     ///
     /// [`StoreError`] where the file is not let go of.
     pub(crate) fn close(&self) -> Result<(), StoreError> {
         *self.trees.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.await_free()?;
+        if self.writes.load(Ordering::Relaxed) < INDEX_REREAD_WRITES {
+            return Ok(());
+        }
+        // What is wrong with it, the next start meets as well, and knows what to do.
+        if let Err(error) = Trees::open(&self.config) {
+            tracing::debug!(%error, "the index could not be read again as it was closed");
+        }
+        self.await_free()
+    }
+
+    fn await_free(&self) -> Result<(), StoreError> {
         let freed = self.config.wait_until_free();
         freed.map_err(|source| StoreError::io(StoreOperation::Index, source))
     }
