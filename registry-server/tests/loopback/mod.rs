@@ -279,7 +279,7 @@ impl Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(64 << 10).unwrap();
         Self {
-            stream: socket.connect(address).await.unwrap(),
+            stream: Box::new(socket.connect(address).await.unwrap()),
             read: Vec::new(),
         }
     }
