@@ -244,7 +244,7 @@ async fn broken(mirror: &Mirror, lines: &Lines) {
 
 /// Bodies that stand in files: whole, left by the client, and cut under the mirror's feet.
 async fn from_files(lines: &Lines, sendfile: bool) {
-    let bytes = sample(32 << 20, 3);
+    let bytes = sample(16 << 20, 3);
     let with = async |blobs: Blobs| {
         let mirror = Mirror::with(Setup {
             blobs,
@@ -279,9 +279,9 @@ async fn from_files(lines: &Lines, sendfile: bool) {
     let line = lines.next().await;
     assert_line(&line, &json!({ "aborted": true, "error": null }));
     let sent = line["bytes"].as_u64().unwrap();
-    assert!((100_000..32 << 20).contains(&sent), "{line}");
+    assert!((100_000..16 << 20).contains(&sent), "{line}");
 
-    for left in [0, 1 << 20, (32 << 20) - 1] {
+    for left in [0, 1 << 20, (16 << 20) - 1] {
         let (mirror, target) = with(Blobs::CutFiles(left)).await;
         let mut client = mirror.connect().await;
         client.send(request("GET", &target, &[]).as_bytes()).await;

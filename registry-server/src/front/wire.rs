@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::sendfile::{Courier, Failure, Outbox, Step};
 
@@ -165,7 +165,10 @@ pub(super) struct Wire<S> {
     courier: Option<Courier>,
     marks: Arc<Marks>,
     write_idle_max: Duration,
-    /// Runs while the client takes nothing.
+    /// Since when the client takes nothing.
+    full_since: Option<Instant>,
+    /// Ends a standstill. It runs on where the client takes something again, and is put off when it
+    /// is over: a fast client comes to a standstill hundreds of times a second.
     standstill: Option<Pin<Box<Sleep>>>,
 }
 
@@ -183,6 +186,7 @@ impl<S: Transport> Wire<S> {
             courier: outbox.map(Courier::new),
             marks,
             write_idle_max,
+            full_since: None,
             standstill: None,
         }
     }
@@ -206,7 +210,7 @@ impl<S: Transport> Wire<S> {
             Step::Full => return self.poll_standstill(cx),
             Step::Later => return Poll::Pending,
         };
-        self.standstill = None;
+        self.full_since = None;
         let marks = &self.marks;
         marks.written.fetch_add(count as u64, Ordering::Relaxed);
         marks.of_files.fetch_add(of_files as u64, Ordering::Relaxed);
@@ -236,13 +240,18 @@ impl<S: Transport> Wire<S> {
 
     /// Waits for a client that takes nothing, as long as it may.
     fn poll_standstill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let limit = self.write_idle_max;
+        let end = *self.full_since.get_or_insert_with(Instant::now) + self.write_idle_max;
         let standstill = self
             .standstill
-            .get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(standstill.as_mut().poll(cx));
-        // Polled again after this, it fails again.
-        standstill.as_mut().reset(Instant::now());
+            .get_or_insert_with(|| Box::pin(sleep_until(end)));
+        loop {
+            ready!(standstill.as_mut().poll(cx));
+            if standstill.deadline() >= end {
+                break;
+            }
+            // It was begun at an earlier standstill.
+            standstill.as_mut().reset(end);
+        }
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
             "the client takes nothing of what is sent",
@@ -296,6 +305,7 @@ impl<S: Transport> AsyncWrite for Wire<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::sleep;
 
     use super::*;
 

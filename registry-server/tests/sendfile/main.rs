@@ -22,7 +22,7 @@ const WINDOW: usize = 2 << 20;
 const SIZE: usize = 3 * WINDOW + 5;
 
 /// More than all buffers between a file and a client that takes nothing.
-const LARGE: usize = 32 << 20;
+const LARGE: usize = 16 << 20;
 
 /// A mirror that has these blobs.
 async fn mirror_of(shelf: &Arc<Shelf>, sendfile: bool) -> Mirror {

@@ -61,7 +61,7 @@ async fn ends() -> Ends {
 
 impl Ends {
     /// Writes what is left of `buffers`, as hyper does.
-    async fn write(&mut self, buffers: &mut [&mut dyn Buf]) -> io::Result<()> {
+    async fn write(&mut self, buffers: &mut [&mut (dyn Buf + Sync + Send)]) -> io::Result<()> {
         while buffers.iter().any(|buffer| buffer.has_remaining()) {
             let mut count = {
                 let (mut slices, mut len) = ([IoSlice::new(&[]); 8], 0);
@@ -101,7 +101,7 @@ async fn files_are_sent_where_their_placeholders_stand() {
     let mut second = ends.outbox.put(file(&bytes), range(100_001, 100_002));
     let mut third = ends.outbox.put(file(&bytes), range(200_000, 300_000));
     let (mut head, mut between) = (Bytes::from("head"), Bytes::from("between"));
-    let buffers: &mut [&mut dyn Buf] =
+    let buffers: &mut [&mut (dyn Buf + Sync + Send)] =
         &mut [&mut head, &mut first, &mut second, &mut between, &mut third];
     ends.write(buffers).await.unwrap();
     assert_eq!(ends.marks.written(), 200_012);
@@ -126,7 +126,7 @@ async fn a_file_that_the_kernel_does_not_send_is_read_and_no_other_is_put_in() {
     let mut refused = ends.outbox.put(refused, range(1, bytes.len()));
     let mut behind = ends.outbox.put(file(b"behind"), range(0, 6));
     assert!(ends.outbox.is_open());
-    let buffers: &mut [&mut dyn Buf] = &mut [&mut refused, &mut behind];
+    let buffers: &mut [&mut (dyn Buf + Sync + Send)] = &mut [&mut refused, &mut behind];
     ends.write(buffers).await.unwrap();
     assert!(!ends.outbox.is_open());
     assert_eq!(ends.received().await, [&bytes[1..], b"behind"].concat());
@@ -137,7 +137,7 @@ async fn a_file_that_is_too_short_is_the_end() {
     let mut ends = ends().await;
     let mut short = ends.outbox.put(file(b"12345"), range(2, 10));
     let mut behind = ends.outbox.put(file(b"behind"), range(0, 6));
-    let buffers: &mut [&mut dyn Buf] = &mut [&mut short, &mut behind];
+    let buffers: &mut [&mut (dyn Buf + Sync + Send)] = &mut [&mut short, &mut behind];
     let error = ends.write(buffers).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     assert!(ends.marks.broken().unwrap().contains("shorter"));
@@ -145,7 +145,7 @@ async fn a_file_that_is_too_short_is_the_end() {
 }
 
 /// Whatever is done, the client gets `sent` and nothing after it.
-async fn assert_torn(mut ends: Ends, buffers: &mut [&mut dyn Buf], sent: &[u8]) {
+async fn assert_torn(mut ends: Ends, buffers: &mut [&mut (dyn Buf + Sync + Send)], sent: &[u8]) {
     ends.write(buffers).await.unwrap_err();
     assert!(!ends.outbox.is_open());
     let mut after = Bytes::from("after");
