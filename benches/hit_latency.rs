@@ -14,9 +14,12 @@ use tokio::sync::Mutex;
 
 use setup::{Client, REPOSITORY, Setup, UPSTREAM, blob_path, manifest_path, runtime};
 
+/// Longer than any run.
+const TAG_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn hit_latency(criterion: &mut Criterion) {
     let runtime = runtime();
-    let setup = runtime.block_on(Setup::new());
+    let setup = runtime.block_on(Setup::with_tag_ttl(TAG_TTL));
     let spec = ImageSpec::new(1).layers(&[4 << 10, 1 << 20]);
     let image = setup.origin.add_image(REPOSITORY, "latest", &spec);
     let manifest = image.root().digest;
@@ -35,6 +38,7 @@ fn hit_latency(criterion: &mut Criterion) {
     group.measurement_time(Duration::from_secs(5));
     for (name, path) in [
         ("manifest by digest", manifest_path(manifest)),
+        ("manifest by tag", manifest_path("latest")),
         ("blob of 4 KiB", blob_path(image.layers[0].digest)),
         ("blob of 1 MiB", blob_path(image.layers[1].digest)),
     ] {
@@ -48,13 +52,28 @@ fn hit_latency(criterion: &mut Criterion) {
         UpstreamId::parse(UPSTREAM).expect("a name"),
         Repository::parse(REPOSITORY).expect("a name"),
     );
-    let reference = Reference::Digest(manifest);
-    group.bench_function("manifest by digest, without HTTP", |bencher| {
+    let tag = Reference::parse("latest").expect("a tag");
+    for (name, reference) in [
+        ("manifest by digest", Reference::Digest(manifest)),
+        ("manifest by tag", tag),
+    ] {
+        group.bench_function(format!("{name}, without HTTP"), |bencher| {
+            bencher.to_async(&runtime).iter(|| async {
+                let served = setup
+                    .mirror
+                    .cache()
+                    .manifest(&origin, &reference, &Caller::Anonymous);
+                black_box(served.await.expect("a hit"))
+            });
+        });
+    }
+    let layer = image.layers[0].digest;
+    group.bench_function("blob, opened, without HTTP", |bencher| {
         bencher.to_async(&runtime).iter(|| async {
             let served = setup
                 .mirror
                 .cache()
-                .manifest(&origin, &reference, &Caller::Anonymous);
+                .blob(&origin, layer, None, &Caller::Anonymous);
             black_box(served.await.expect("a hit"))
         });
     });

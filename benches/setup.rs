@@ -34,11 +34,17 @@ pub(crate) struct Setup {
 impl Setup {
     /// A mirror with nothing cached.
     pub(crate) async fn new() -> Self {
+        Self::with_tag_ttl(Duration::ZERO).await
+    }
+
+    /// The same, whose tags are fresh for so long.
+    pub(crate) async fn with_tag_ttl(ttl: Duration) -> Self {
         let origin = FixtureRegistry::start().await;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mirror = Mirror::builder()
             .data_dir(folder.path())
             .upstream(UPSTREAM, &origin.url())
+            .tag_ttl(ttl)
             .start()
             .await
             .expect("the mirror starts");
