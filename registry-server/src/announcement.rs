@@ -244,6 +244,19 @@ Only this machine can reach 127.0.0.1. For nodes elsewhere, start the mirror wit
     }
 
     #[test]
+    fn with_tls_it_says_so_and_so_does_the_file() {
+        let mut announcement = announcement("10.1.2.3:5000");
+        announcement.is_secure = true;
+        let page = announcement.to_string();
+        assert!(
+            page.contains("listening on 10.1.2.3:5000, with TLS\n"),
+            "{page}"
+        );
+        assert!(page.contains("[host.\"https://10.1.2.3:5000\"]"), "{page}");
+        assert!(page.contains("ca = \"/path/to/ca.pem\""), "{page}");
+    }
+
+    #[test]
     fn what_was_put_right_is_told() {
         let mut recovery = Recovery::default();
         recovery.partial_kept = 2;
