@@ -24,7 +24,8 @@ const BLOB_BYTES: usize = 1 << 20;
 #[tokio::test(start_paused = true)]
 async fn what_has_come_by_then_is_written_at_once() {
     let mirror = Mirror::new();
-    let content = bytes(1 << 20);
+    let batch = usize::try_from(Limits::default().batch_bytes_max).unwrap();
+    let content = bytes(batch);
     let digest = mirror.one.add_blob(&repository(), content.clone());
     let gate = Gate::new();
     let script = ContentScript::held_after(10, &gate);
