@@ -83,8 +83,9 @@ impl Digest {
         let mut hash = [0; HASH_BYTES_MAX];
         // Looked at once, after all of them: digests are parsed on every request, and few are wrong.
         let mut seen = 0;
-        for (byte, pair) in hash.iter_mut().zip(encoded.chunks_exact(2)) {
-            let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        let (pairs, _) = encoded.as_chunks::<2>();
+        for (byte, [high, low]) in hash.iter_mut().zip(pairs) {
+            let (high, low) = (NIBBLES[usize::from(*high)], NIBBLES[usize::from(*low)]);
             seen |= high | low;
             *byte = (high << 4) | (low & 0xf);
         }
@@ -132,8 +133,9 @@ impl Digest {
         let (before, encoded) = text.bytes.split_at_mut(name.len() + 1);
         before[..name.len()].copy_from_slice(name);
         before[name.len()] = b':';
-        for (pair, byte) in encoded.chunks_exact_mut(2).zip(self.hash()) {
-            pair.copy_from_slice(&PAIRS[usize::from(*byte)]);
+        let (pairs, _) = encoded.as_chunks_mut();
+        for (pair, byte) in pairs.iter_mut().zip(self.hash()) {
+            *pair = PAIRS[usize::from(*byte)];
         }
         text
     }

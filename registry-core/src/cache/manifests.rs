@@ -78,11 +78,30 @@ impl Inner {
     ) -> Result<Served<Manifest>, CacheError> {
         let via = &self.via(origin)?;
         let target = LinkTarget::Manifest(digest);
-        if let Some(manifest) = self.stored_manifest(digest).await {
-            if self.linked(origin, target).await.is_some() {
+        let stored = self.stored_manifest(digest).await;
+        let is_linked = stored.is_some() && self.linked(origin, target).await.is_some();
+        let stored = match stored {
+            Some(manifest) if is_linked => {
                 self.grant_named(origin, &manifest).await;
                 return Ok(Served::new(manifest, CacheStatus::Hit));
             }
+            stored => stored,
+        };
+        // In a box: a hit would carry the room for all of it about.
+        Box::pin(self.manifest_not_served(via, origin, digest, stored, caller)).await
+    }
+
+    /// A manifest that is not held, or not linked in that origin.
+    async fn manifest_not_served(
+        self: &Arc<Self>,
+        via: &Via,
+        origin: &Origin,
+        digest: Digest,
+        stored: Option<Manifest>,
+        caller: &Caller,
+    ) -> Result<Served<Manifest>, CacheError> {
+        let target = LinkTarget::Manifest(digest);
+        if let Some(manifest) = stored {
             self.confirm(via, origin, target, caller).await?;
             self.grant_manifest(origin, &manifest).await;
             return Ok(Served::new(manifest, CacheStatus::Revalidated));
@@ -179,7 +198,7 @@ impl Inner {
         if let Some(named) = manifest.links().last()
             && self.linked(origin, named.target).await.is_none()
         {
-            self.grant_manifest(origin, manifest).await;
+            Box::pin(self.grant_manifest(origin, manifest)).await;
         }
     }
 

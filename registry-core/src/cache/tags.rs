@@ -74,6 +74,20 @@ impl Inner {
             }
             held => held,
         };
+        // In a box: a hit would carry the room for all of it about.
+        Box::pin(self.manifest_to_ask_about(via, origin, tag, (record, held), caller)).await
+    }
+
+    /// A manifest by a tag that has to be asked about, unless another question has told already.
+    async fn manifest_to_ask_about(
+        self: &Arc<Self>,
+        via: &Via,
+        origin: &Origin,
+        tag: &Tag,
+        (record, held): (Option<TagRecord>, Option<Held>),
+        caller: &Caller,
+    ) -> Result<Served<Manifest>, CacheError> {
+        let policy = via.policy(origin.repository());
         let absent = Absent::tag(origin, tag, caller);
         let standby = match held {
             Some(held) => Standby::Held(held),

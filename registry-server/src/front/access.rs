@@ -107,15 +107,16 @@ impl Entry {
 }
 
 impl Access {
+    /// In a box: it goes from hand to hand, from the handler to the last of the body.
     pub(super) fn begin(
         method: &Method,
         headers: &HeaderMap,
         marks: Arc<Marks>,
         told: Arc<Told>,
-    ) -> Self {
+    ) -> Box<Self> {
         marks.begin_answer();
         let (flushed, of_files) = (marks.flushed(), marks.of_files());
-        Self {
+        Box::new(Self {
             marks,
             trace: match told.logged {
                 true => RequestTrace::begin(headers),
@@ -143,7 +144,7 @@ impl Access {
                 ..Progress::default()
             },
             told,
-        }
+        })
     }
 
     pub(super) fn entry(&mut self) -> &mut Entry {

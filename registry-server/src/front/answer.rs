@@ -165,7 +165,7 @@ impl Answer {
     pub(super) fn respond(
         mut self,
         method: &Method,
-        mut access: Access,
+        mut access: Box<Access>,
         outbox: Option<Arc<Outbox>>,
     ) -> Response<AnswerBody> {
         // A 304 has no content, and says nothing of the length that a 200 would have.

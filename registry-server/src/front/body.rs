@@ -200,7 +200,7 @@ pub(crate) struct AnswerBody {
     remaining: u64,
     broken: Option<Broken>,
     /// Gone with the last of the body, where a file stands there.
-    access: Option<Access>,
+    access: Option<Box<Access>>,
     /// Where the kernel is to send what stands in files.
     outbox: Option<Arc<Outbox>>,
 }
@@ -219,7 +219,7 @@ impl AnswerBody {
     pub(super) fn new(
         payload: Payload,
         length: u64,
-        access: Access,
+        access: Box<Access>,
         outbox: Option<Arc<Outbox>>,
     ) -> Self {
         Self {

@@ -117,6 +117,7 @@ impl Registry {
         entry: &mut Entry,
     ) -> Result<Answer, ApiError> {
         entry.route = route.kind();
+        // In boxes, all but what is asked for most: every request would carry the room for them about.
         match route {
             Route::Ping { .. } => Ok(Answer::json(b"{}".to_vec())),
             Route::Manifest { origin, reference } => {
@@ -125,14 +126,14 @@ impl Registry {
             }
             Route::Blob { origin, digest } => {
                 entry.reference = Some(Reference::Digest(*digest));
-                self.blob(origin, *digest, request).await
+                Box::pin(self.blob(origin, *digest, request)).await
             }
             Route::Tags {
                 origin,
                 name,
                 namespace,
                 page,
-            } => self.tags(origin, name, namespace.as_ref(), page).await,
+            } => Box::pin(self.tags(origin, name, namespace.as_ref(), page)).await,
             Route::Referrers {
                 origin,
                 name,
@@ -142,17 +143,19 @@ impl Registry {
                 page,
             } => {
                 entry.reference = Some(Reference::Digest(*subject));
-                self.referrers(&Referring {
+                let referring = Referring {
                     origin,
                     name,
                     namespace: namespace.as_ref(),
                     subject: *subject,
                     artifact_type: artifact_type.as_deref(),
                     page,
-                })
-                .await
+                };
+                Box::pin(self.referrers(&referring)).await
             }
-            Route::Catalog { namespace, page } => self.catalog(namespace.as_ref(), page).await,
+            Route::Catalog { namespace, page } => {
+                Box::pin(self.catalog(namespace.as_ref(), page)).await
+            }
         }
     }
 

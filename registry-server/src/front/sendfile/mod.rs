@@ -207,8 +207,8 @@ pub(crate) struct Placeholder {
 
 impl Placeholder {
     /// It is the last of a body.
-    pub(super) fn end(&mut self, access: Access) {
-        self.access = Some(Box::new(access));
+    pub(super) fn end(&mut self, access: Box<Access>) {
+        self.access = Some(access);
     }
 
     fn bytes(&self) -> &'static [u8] {
