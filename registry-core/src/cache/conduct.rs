@@ -5,9 +5,11 @@
 //! what stands in the spool, each byte written once (I1), and nothing is fetched twice that is
 //! worth a request of its own.
 
+use std::mem;
 use std::sync::Arc;
 
 use futures::join;
+use tokio::task::yield_now;
 
 use super::digesting::Digesting;
 use super::fill::Errand;
@@ -187,10 +189,15 @@ impl<'a> Conductor<'a> {
         written.and(digested)?;
         self.source.took(taken);
         let hashed = self.checkpoint();
+        let mut begins = false;
         claim.hold(|state| {
             state.hashed = hashed;
-            state.begun = true;
+            begins = !mem::replace(&mut state.begun, true);
         });
+        if begins {
+            // An answer begins with the first bytes, however soon the last are here.
+            yield_now().await;
+        }
         Ok(())
     }
 
