@@ -94,6 +94,9 @@ fn run() -> Outcome<()> {
         let names = GROUPS.map(|group| group.name).join(", ");
         return Err(format!("unknown: {unknown:?}; there are {names}").into());
     }
+    if options.is_smoke {
+        println!("compare: all is tiny, so numbers and verdicts mean nothing; what is wrong fails");
+    }
     let bench = Bench::new(&options)?;
     match &options.profile {
         Some(name) => profile_of(&bench, name),
