@@ -163,9 +163,9 @@ async fn a_window_of_http2_is_as_wide_as_a_long_line() {
 }
 
 fn upstream_at(address: SocketAddr) -> HttpUpstream {
-    let url = format!("https://{address}").parse().unwrap();
-    let id = registry_core::UpstreamId::parse("registry.test").unwrap();
+    let url = format!("https://{address}").parse().expect("a URL");
+    let id = registry_core::UpstreamId::parse("registry.test").expect("a name");
     let mut config = HttpUpstreamConfig::new(id, [url]);
     config.insecure_skip_verify = true;
-    HttpUpstream::new(config).unwrap()
+    HttpUpstream::new(config).expect("a good configuration")
 }
