@@ -1,5 +1,6 @@
 //! The binary under callgrind.
 
+use std::collections::HashSet;
 use std::env;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -15,6 +16,8 @@ use crate::setup::UPSTREAM;
 
 /// The profile that the binary is built with: see the workspace's `Cargo.toml`.
 const PROFILE: &str = "counted";
+/// What turns in a circle while another thread gets on: how often says nothing.
+const WAITS: &str = "sled::lazy::Lazy";
 /// How long a start under callgrind may take, which is tens of times as long as without.
 const START_MAX: Duration = Duration::from_secs(120);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -65,7 +68,7 @@ pub(crate) fn build() -> PathBuf {
 pub(crate) struct Counted {
     child: Child,
     address: SocketAddr,
-    counts: PathBuf,
+    profile: PathBuf,
 }
 
 impl Counted {
@@ -76,10 +79,10 @@ impl Counted {
     ///
     /// Where it does not start.
     pub(crate) fn start(binary: &Path, folder: &Path, url: &str, log: &str) -> Self {
-        let (counts, log_file) = (folder.join("counts"), folder.join("log"));
+        let (profile, log_file) = (folder.join("profile"), folder.join("log"));
         let mut child = Command::new("valgrind")
             .args(["--quiet", "--tool=callgrind"])
-            .arg(format!("--callgrind-out-file={}", counts.display()))
+            .arg(format!("--callgrind-out-file={}", profile.display()))
             .arg(binary)
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .arg("--data-dir")
@@ -97,7 +100,7 @@ impl Counted {
         Self {
             child,
             address,
-            counts,
+            profile,
         }
     }
 
@@ -106,7 +109,7 @@ impl Counted {
         self.address
     }
 
-    /// Stops it, and tells how many instructions it has executed.
+    /// Stops it, and tells how many instructions it has executed, but for [`WAITS`].
     ///
     /// # Panics
     ///
@@ -115,13 +118,38 @@ impl Counted {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "it ended with {status}");
-        let counts = fs::read_to_string(&self.counts).expect("what callgrind counted");
-        let total = counts
-            .lines()
-            .find_map(|line| line.strip_prefix("totals: "));
-        let total = total.and_then(|text| text.trim().parse().ok());
-        total.expect("callgrind tells the total")
+        let profile = fs::read_to_string(&self.profile).expect("what callgrind counted");
+        total(&profile)
     }
+}
+
+/// The instructions of all functions in callgrind's format, each in lines `POSITION COUNT` behind its
+/// name; the line behind `calls=` is what the called function took, which is told under its own name.
+fn total(profile: &str) -> u64 {
+    // A name is told once, and by its number from then on.
+    let mut waits = HashSet::new();
+    let (mut total, mut is_wait, mut is_call) = (0, false, false);
+    for line in profile.lines() {
+        if let Some((kind, name)) = line.split_once("fn=") {
+            let number = name.split_once(' ').map_or(name, |(number, _)| number);
+            if name.contains(WAITS) {
+                waits.insert(number);
+            }
+            if kind.is_empty() {
+                is_wait = waits.contains(number);
+            }
+        } else if line.starts_with("calls=") {
+            is_call = true;
+        } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
+            let count = line.split_once(' ').map(|(_, count)| count.parse::<u64>());
+            let count = count.expect("two numbers").expect("a number");
+            if !is_call && !is_wait {
+                total += count;
+            }
+            is_call = false;
+        }
+    }
+    total
 }
 
 /// The address in the line `registry-server 0.1.0, listening on 127.0.0.1:5000`.
