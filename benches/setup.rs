@@ -44,6 +44,8 @@ impl Setup {
         let mirror = Mirror::builder()
             .data_dir(folder.path())
             .upstream(UPSTREAM, &origin.url())
+            // However full the disk is that this runs on.
+            .reserve("64MiB")
             .tag_ttl(ttl)
             .start()
             .await

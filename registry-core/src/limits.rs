@@ -97,9 +97,12 @@ pub struct Limits {
     /// through.
     pub room_wait_max: Duration,
     /// How long it is remembered that no room can be made: how much is kept that may not go, so that
-    /// what finds none beside it costs nobody's content; and that eviction fails or hangs, so that
-    /// not each pull waits for it. Meanwhile, what needs it passes through at once.
+    /// what finds none beside it costs nobody's content; and that eviction hangs, so that not each
+    /// pull waits for it. Meanwhile, what needs it passes through at once.
     pub room_refused_for: Duration,
+    /// The same where eviction failed, which it does at once: a full disk may have room again a
+    /// moment later.
+    pub room_failed_for: Duration,
     /// Bytes that a store may need beside each blob and manifest, and each time that one is linked in
     /// one more origin: room is promised with them. The embedded store needs 917 at most: 328 of
     /// media type and 589 of the origin, where all names are as long as can be.
@@ -178,6 +181,7 @@ impl Default for Limits {
             referrers_page_bytes_max: 2 << 20,
             room_wait_max: Duration::from_secs(10),
             room_refused_for: Duration::from_secs(30),
+            room_failed_for: Duration::from_secs(1),
             content_overhead_bytes: 1 << 10,
             eviction_batch: 32,
             postponed_max: 1_024,

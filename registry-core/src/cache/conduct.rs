@@ -80,10 +80,14 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Gets every byte, and the proof that they are right; to be begun first.
+    /// Gets every byte, and the proof that they are right; to be begun first, and where there is
+    /// room for them: answers begin here.
     ///
     /// Dropping the future leaves what was checkpointed to the next fill.
     pub(super) async fn conduct(&mut self) -> Result<Verified, CacheError> {
+        if self.spool.look(|state| state.kept) > 0 {
+            self.spool.begin();
+        }
         let jump = self.cache.limits.jump_bytes_min;
         loop {
             let at = self.digesting.bytes();
@@ -141,7 +145,6 @@ impl<'a> Conductor<'a> {
         }
         tracing::debug!(digest = %self.errand.digest, kept, "going on with an unfinished blob");
         self.source.took(0);
-        self.spool.begin();
         Ok(())
     }
 

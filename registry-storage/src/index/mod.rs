@@ -265,7 +265,8 @@ impl Index {
         };
         // Not under the lock of the trees: `revive` takes the two in the other order.
         written.map_err(|error| {
-            *lock(&self.failed_at) = Some(Instant::now());
+            // The first of them counts: each further one would put off the end of this.
+            lock(&self.failed_at).get_or_insert_with(Instant::now);
             self.fault(error)
         })
     }
@@ -429,6 +430,22 @@ mod tests {
         put(&index, 3);
         assert_eq!(*lock(&index.failed_at), None);
         assert_eq!(sizes(&index), [1, 2, 3]);
+    }
+
+    /// A mirror that is asked for much writes much, and must come back all the same.
+    #[test]
+    fn further_failures_do_not_put_that_off() {
+        let dir = TempDir::new().unwrap();
+        let index = index(&dir);
+        let fail = || {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            let failed: Result<(), _> = index.write(|_| Err(sled::Error::Io(full)));
+            failed.unwrap_err();
+            lock(&index.failed_at).unwrap()
+        };
+        let first = fail();
+        thread::sleep(Duration::from_millis(2));
+        assert_eq!(fail(), first);
     }
 
     #[test]

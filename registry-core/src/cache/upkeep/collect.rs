@@ -139,7 +139,7 @@ impl Inner {
         let is_short = match self.evict(upkeep, is_time).await {
             Ok(is_short) => is_short,
             Err(error) => {
-                room.note_hanging(self.limits.room_refused_for);
+                room.note_hanging(self.limits.room_failed_for);
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "what is kept cannot be kept within its bounds");
                 true

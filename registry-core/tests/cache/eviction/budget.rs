@@ -87,6 +87,26 @@ async fn what_is_larger_than_the_budget_passes_through() {
     assert_eq!(calls, 1, "nothing is staged in vain");
 }
 
+/// An answer begins when there is room for all of it, whatever an earlier fill has left of it.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_begins_no_answer_that_finds_no_room() {
+    for kept in [1_000, 5_000] {
+        let keeper = Setup::bytes(4_000).build();
+        let content = sample(5_000, 1);
+        let digest = keeper
+            .upstream
+            .add_blob(app().repository(), content.clone());
+        let sink = keeper.store.inner().stage(digest, None).await.unwrap();
+        sink.write_at(0, content.slice(..kept)).await.unwrap();
+        sink.checkpoint(kept as u64);
+        drop(sink);
+        let served = keeper.open(digest).await;
+        assert_eq!(served.status, NO_ROOM, "{kept}");
+        assert_eq!(read(served.value).await.unwrap(), content, "{kept}");
+        keeper.idle().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn where_nothing_may_go_what_comes_passes_through() {
     let keeper = Setup::bytes(3_000).build();
