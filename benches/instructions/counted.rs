@@ -82,6 +82,8 @@ impl Counted {
         let (profile, log_file) = (folder.join("profile"), folder.join("log"));
         let mut child = Command::new("valgrind")
             .args(["--quiet", "--tool=callgrind"])
+            // A thread that turns in a circle would be run again and again, and what it waits for not.
+            .arg("--fair-sched=yes")
             .arg(format!("--callgrind-out-file={}", profile.display()))
             .arg(binary)
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
