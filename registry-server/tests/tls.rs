@@ -19,7 +19,7 @@ use registry_server::front::FrontLimits;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 async fn secured(limits: FrontLimits, blobs: Blobs) -> Mirror {
     Mirror::with(Setup {
@@ -402,6 +402,25 @@ async fn a_client_that_takes_nothing_of_a_stream_loses_that_stream() {
     };
     assert_eq!(error.reason(), Some(Reason::CANCEL));
     assert_eq!(client.get("/v2/").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_answer_whose_last_bytes_wait_for_the_client_is_under_way() {
+    let limits = FrontLimits {
+        request_wait_max: Duration::from_millis(50),
+        linger_max: Duration::from_millis(50),
+        ..FrontLimits::default()
+    };
+    let mirror = secured(limits, Blobs::Memory).await;
+    // All but a little fits into the window that a client begins with.
+    let (target, bytes) = blob(&mirror, (64 << 10) + 999, 1);
+    let mut client = Http2::connect(&mirror).await;
+    let response = client.send("GET", &target, &[]).await.await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    let (body, error) = read_body(response.into_body()).await;
+    assert!(error.is_none(), "{error:?}");
+    assert!(body == bytes);
+    client.ended().await.unwrap();
 }
 
 #[tokio::test]

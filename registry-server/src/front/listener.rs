@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -109,23 +109,22 @@ impl<S: Service> Listener<S> {
         }
     }
 
-    /// Serves a connection, or says that there is no room; waits where not even that can be said.
+    /// Serves a connection, or says that there is no room; waits for either where not even that can
+    /// be said.
     async fn admit(&self, stream: TcpStream, client: SocketAddr) {
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            self.note_full();
-            self.answers.refused(S::LISTENER);
-            let refusal = Arc::clone(&self.refusals).acquire_owned();
-            tokio::select! {
-                () = self.stop.drain.cancelled() => {}
-                permit = refusal => {
-                    let (limits, permit) = (Arc::clone(&self.limits), permit.ok());
-                    match self.tls.clone() {
-                        Some(tls) => self.spawn(tls::refuse(stream, client, tls, limits), permit),
-                        None => self.spawn(refuse(stream, limits), permit),
-                    }
+        let permits = Arc::clone(&self.permits);
+        let permit = match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.note_full();
+                let refusal = Arc::clone(&self.refusals).acquire_owned();
+                tokio::select! {
+                    biased;
+                    () = self.stop.drain.cancelled() => return,
+                    refusal = refusal => return self.refuse(stream, client, refusal.ok()),
+                    Ok(permit) = permits.acquire_owned() => permit,
                 }
             }
-            return;
         };
         let (service, limits) = (Arc::clone(&self.service), Arc::clone(&self.limits));
         let (answers, stop) = (self.answers.clone(), self.stop.clone());
@@ -143,6 +142,15 @@ impl<S: Service> Listener<S> {
                 let serving = serve(stream, client, service, limits, answers, stop);
                 self.spawn(serving, (permit, connected));
             }
+        }
+    }
+
+    fn refuse(&self, stream: TcpStream, client: SocketAddr, permit: Option<OwnedSemaphorePermit>) {
+        self.answers.refused(S::LISTENER);
+        let limits = Arc::clone(&self.limits);
+        match self.tls.clone() {
+            Some(tls) => self.spawn(tls::refuse(stream, client, tls, limits), permit),
+            None => self.spawn(refuse(stream, limits), permit),
         }
     }
 

@@ -290,9 +290,13 @@ impl<S: Transport> AsyncWrite for Wire<S> {
         self.stream.is_write_vectored()
     }
 
-    /// hyper calls this when, and only when, it has nothing left to write.
+    /// hyper calls this when, and only when, it has nothing left to write. What is secured waits in
+    /// the stream's own buffer, so here is where a client that takes nothing of the last is noticed.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        if Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
+            return self.poll_standstill(cx).map_ok(|_| ());
+        }
+        self.full_since = None;
         self.marks.flush();
         Poll::Ready(Ok(()))
     }
@@ -336,6 +340,77 @@ mod tests {
         let stalled = wire.write_all(&[0]).await.unwrap_err();
         assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
         assert_eq!(marks.written(), 20);
+    }
+
+    /// Takes all that is written, and has it wait until the other end reads, as TLS does.
+    struct Sealing {
+        stream: DuplexStream,
+        waiting: Vec<u8>,
+    }
+
+    impl Transport for Sealing {
+        fn plain_socket(&self) -> Option<&TcpStream> {
+            None
+        }
+    }
+
+    impl AsyncRead for Sealing {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Sealing {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.waiting.extend_from_slice(buffer);
+            Poll::Ready(Ok(buffer.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let Self { stream, waiting } = &mut *self;
+            while !waiting.is_empty() {
+                let count = ready!(Pin::new(&mut *stream).poll_write(cx, waiting))?;
+                waiting.drain(..count);
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_given_up_that_takes_nothing_of_the_last_which_waits_sealed() {
+        let (stream, mut client) = duplex(16);
+        let waiting = Vec::new();
+        let marks = Arc::new(Marks::default());
+        marks.begin_answer();
+        let sealing = Sealing { stream, waiting };
+        let mut wire = Wire::new(sealing, None, Arc::clone(&marks), STANDSTILL);
+        wire.write_all(&[0; 32]).await.unwrap();
+        marks.end_answer();
+        let (flushed, read) = tokio::join!(wire.flush(), async {
+            sleep(STANDSTILL - Duration::from_millis(1)).await;
+            client.read_exact(&mut [0; 32]).await
+        });
+        flushed.unwrap();
+        read.unwrap();
+        assert!(!marks.is_answering());
+        marks.begin_answer();
+        wire.write_all(&[0; 32]).await.unwrap();
+        let began = Instant::now();
+        let stalled = wire.flush().await.unwrap_err();
+        assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= STANDSTILL);
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
+use futures::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep, sleep};
@@ -32,6 +33,8 @@ pub(super) struct Outgoing {
     marks: Arc<Marks>,
     /// Bytes that h2 was given and has not written yet.
     held: AtomicU64,
+    /// Told when there are none.
+    gone: AtomicWaker,
 }
 
 impl Outgoing {
@@ -46,10 +49,18 @@ impl Outgoing {
     /// `count` bytes of what was held have left.
     fn leave(&self, count: u64) {
         self.marks.add_written(count);
-        let held = self.held.fetch_sub(count, Ordering::Relaxed);
-        if held == count {
+        if self.release(count) {
             self.marks.flush();
         }
+    }
+
+    /// `count` bytes are held no longer; whether they were the last.
+    fn release(&self, count: u64) -> bool {
+        let is_last = self.held.fetch_sub(count, Ordering::Relaxed) == count;
+        if is_last {
+            self.gone.wake();
+        }
+        is_last
     }
 }
 
@@ -78,7 +89,9 @@ impl Buf for Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         let rest = self.bytes.len() as u64;
-        self.outgoing.held.fetch_sub(rest, Ordering::Relaxed);
+        if rest > 0 {
+            self.outgoing.release(rest);
+        }
     }
 }
 
@@ -170,9 +183,10 @@ struct Begun {
     streams: Vec<Stream>,
 }
 
-/// A stream, from its request to the end of its answer.
+/// A stream, from its request to the last byte of its answer.
 pub(super) struct Stream {
-    future: BoxFuture<'static, ()>,
+    /// Gone when h2 was given all of it, some of which may wait for the client still.
+    future: Option<BoxFuture<'static, ()>>,
     outgoing: Arc<Outgoing>,
 }
 
@@ -197,7 +211,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, future: F) {
         let mut begun = self.lock();
         let outgoing = begun.announced.take().unwrap_or_default();
-        let future = Box::pin(future);
+        let future: Option<BoxFuture<'static, ()>> = Some(Box::pin(future));
         begun.streams.push(Stream { future, outgoing });
     }
 }
@@ -241,7 +255,7 @@ impl Watched {
             }
             std::task::ready!(standstill.as_mut().poll(cx));
             if outgoing.marks.written() == self.written {
-                debug!("a client takes nothing of what is sent: its stream is reset");
+                debug!("a client takes nothing of what is sent: its stream is given up");
                 return Poll::Ready(());
             }
         }
@@ -253,16 +267,25 @@ impl Future for Watched {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        match this.stream.future.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => this.poll_standstill(cx),
+        if let Some(future) = &mut this.stream.future {
+            if future.as_mut().poll(cx).is_pending() {
+                return this.poll_standstill(cx);
+            }
+            this.stream.future = None;
         }
+        let outgoing = &this.stream.outgoing;
+        // First, so that what goes between the two is not slept through.
+        outgoing.gone.register(cx.waker());
+        if !outgoing.is_waiting() {
+            return Poll::Ready(());
+        }
+        this.poll_standstill(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
+    use std::future::{pending, ready};
 
     use tokio::time::timeout;
 
@@ -282,10 +305,27 @@ mod tests {
 
     fn watched(outgoing: &Arc<Outgoing>) -> Watched {
         let stream = Stream {
-            future: Box::pin(pending()),
+            future: Some(Box::pin(pending())),
             outgoing: Arc::clone(outgoing),
         };
         Watched::new(stream, STANDSTILL)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_over_when_the_last_of_it_has_left() {
+        let outgoing = Arc::new(Outgoing::default());
+        let mut watched = watched(&outgoing);
+        let (mut one, two) = (chunk(&outgoing, b"12345"), chunk(&outgoing, b"67"));
+        // h2 has been given all.
+        watched.stream.future = Some(Box::pin(ready(())));
+        let a_little = STANDSTILL - Duration::from_millis(1);
+        assert!(timeout(a_little, &mut watched).await.is_err());
+        one.advance(5);
+        assert!(timeout(a_little, &mut watched).await.is_err());
+        let (over, ()) = tokio::join!(timeout(Duration::from_millis(1), &mut watched), async {
+            drop(two);
+        });
+        over.expect("it was woken");
     }
 
     #[tokio::test(start_paused = true)]

@@ -138,6 +138,8 @@ impl Courier {
                     let Poll::Ready(read) = Pin::new(reading).poll(cx) else {
                         return Ok(Step::Later);
                     };
+                    // Also where it has failed: what has ended must not be asked again.
+                    self.copy = Copy::Idle;
                     let read = read.map_err(io::Error::other).flatten();
                     let bytes = read.map_err(Failure::File)?;
                     if bytes.is_empty() {
