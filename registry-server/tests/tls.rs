@@ -412,9 +412,12 @@ async fn an_answer_whose_last_bytes_wait_for_the_client_is_under_way() {
         ..FrontLimits::default()
     };
     let mirror = secured(limits, Blobs::Memory).await;
-    // All but a little fits into the window that a client begins with.
-    let (target, bytes) = blob(&mirror, (64 << 10) + 999, 1);
-    let mut client = Http2::connect(&mirror).await;
+    let (target, bytes) = blob(&mirror, 60_000, 1);
+    let mut builder = h2::client::Builder::new();
+    // All but a little fits: the last frame is begun, and not ended before the client has room.
+    builder.initial_window_size(59_000);
+    let mut client = Http2::with(&mirror, &builder).await;
+    assert!(client.get(&target).await.body == bytes, "filled");
     let response = client.send("GET", &target, &[]).await.await.unwrap();
     sleep(Duration::from_millis(500)).await;
     let (body, error) = read_body(response.into_body()).await;
